@@ -1,0 +1,116 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+)
+
+// Lock is the lock of one container id, held.
+type Lock struct {
+	file    *flock.Flock
+	path    string
+	release sync.Once
+	err     error
+}
+
+// Lock takes the lock of a container id and waits for it until ctx ends. Who
+// creates, starts, pauses, resumes, updates or deletes a container holds it.
+// It dies with its holder, and is not reentrant.
+//
+// It is a flock(2), which the kernel hands on to a waiter as soon as it is
+// free. That wait cannot be interrupted (Go's signal handlers restart it), so
+// it is done by a goroutine, which is left to itself when ctx ends: it gives
+// the lock back should it ever get it.
+func (s *Store) Lock(ctx context.Context, id string) (*Lock, error) {
+	if err := ValidateID(id); err != nil {
+		return nil, err
+	}
+	dir, err := s.makeKind(locksDir)
+	if err != nil {
+		return nil, fmt.Errorf("lock container %s: %w", id, err)
+	}
+	dir.Close()
+	for {
+		l := &Lock{path: s.path(locksDir, id)}
+		// The library opens the file, here so that a symlink is an error.
+		l.file = flock.New(l.path, flock.SetFlag(os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW))
+		if err := l.wait(ctx); err != nil {
+			return nil, fmt.Errorf("lock container %s: %w", id, err)
+		}
+		current, err := l.current()
+		if err == nil && current {
+			return l, nil
+		}
+		if err := errors.Join(err, l.file.Unlock()); err != nil {
+			return nil, fmt.Errorf("lock container %s: %w", id, err)
+		}
+	}
+}
+
+// wait gets the flock of whatever file is at the path now.
+func (l *Lock) wait(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if ok, err := l.file.TryLock(); ok || err != nil {
+		return err
+	}
+	got := make(chan error, 1)
+	go func() { got <- l.file.Lock() }()
+	select {
+	case err := <-got:
+		return err
+	case <-ctx.Done():
+		go func() {
+			if <-got == nil {
+				l.giveBack()
+			}
+		}()
+		return fmt.Errorf("another operation holds it: %w", context.Cause(ctx))
+	}
+}
+
+// current reports whether the locked file is the one at the path. It is not
+// where the last holder has removed it: then the lock belongs to who holds
+// the new file.
+func (l *Lock) current() (bool, error) {
+	mine, err := l.file.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := os.Lstat(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return os.SameFile(mine, there), nil
+}
+
+// giveBack is Release for a lock that may be on a file which is not current.
+func (l *Lock) giveBack() {
+	if current, err := l.current(); err == nil && current {
+		l.Release()
+		return
+	}
+	l.file.Unlock()
+}
+
+// Release gives the lock to the next one who waits, and removes its file.
+// Only the first call does something; all give its error.
+func (l *Lock) Release() error {
+	l.release.Do(func() {
+		// Removed while it is held, and only by its holder: who waits for
+		// the removed file finds it gone, and begins anew.
+		l.err = errors.Join(os.Remove(l.path), l.file.Unlock())
+	})
+	return l.err
+}
