@@ -1,0 +1,79 @@
+package oci
+
+import (
+	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// maxOpenFiles is fs.nr_open of a kernel that nobody has told otherwise: a
+// larger RLIMIT_NOFILE is EPERM even for root (getrlimit(2)).
+const maxOpenFiles = 1 << 20
+
+// mapProcess does what the table calls mapped of a process.
+func (r *report) mapProcess(dst, src *specs.Process) error {
+	if src.Capabilities != nil {
+		r.mapCapabilities(dst.Capabilities, src.Capabilities)
+	}
+	seen := make(map[string]bool)
+	for i := range dst.Rlimits {
+		l := &dst.Rlimits[i]
+		switch {
+		case !rlimits[l.Type]:
+			return fmt.Errorf("wrong rlimit value: %s", l.Type) // runc's text
+		case seen[l.Type]:
+			return fmt.Errorf("process.rlimits[%d]: a second %s", i, l.Type)
+		case l.Soft > l.Hard:
+			return fmt.Errorf("process.rlimits[%d]: the soft limit of %s is above the hard one", i, l.Type)
+		}
+		seen[l.Type] = true
+		if l.Type == "RLIMIT_NOFILE" && l.Hard > maxOpenFiles {
+			r.drop(fmt.Sprintf("process.rlimits[%d]", i), fmt.Sprintf("brought down to the guest's bound, %d", maxOpenFiles))
+			l.Hard, l.Soft = maxOpenFiles, min(l.Soft, maxOpenFiles)
+		}
+	}
+	return nil
+}
+
+func (r *report) mapCapabilities(dst, src *specs.LinuxCapabilities) {
+	filter := func(set string, names []string) []string {
+		var known []string
+		for _, name := range names {
+			if capabilities[name] {
+				known = append(known, name)
+			} else {
+				r.drop("process.capabilities."+set, fmt.Sprintf("unknown capability %q", name))
+			}
+		}
+		return known
+	}
+	dst.Bounding = filter("bounding", src.Bounding)
+	dst.Effective = filter("effective", src.Effective)
+	dst.Inheritable = filter("inheritable", src.Inheritable)
+	dst.Permitted = filter("permitted", src.Permitted)
+	dst.Ambient = filter("ambient", src.Ambient)
+}
+
+// rlimits are the limits that Linux knows (getrlimit(2)).
+var rlimits = map[string]bool{
+	"RLIMIT_AS": true, "RLIMIT_CORE": true, "RLIMIT_CPU": true, "RLIMIT_DATA": true,
+	"RLIMIT_FSIZE": true, "RLIMIT_LOCKS": true, "RLIMIT_MEMLOCK": true, "RLIMIT_MSGQUEUE": true,
+	"RLIMIT_NICE": true, "RLIMIT_NOFILE": true, "RLIMIT_NPROC": true, "RLIMIT_RSS": true,
+	"RLIMIT_RTPRIO": true, "RLIMIT_RTTIME": true, "RLIMIT_SIGPENDING": true, "RLIMIT_STACK": true,
+}
+
+// capabilities are those that the guest's kernel knows (capabilities(7)).
+var capabilities = map[string]bool{
+	"CAP_AUDIT_CONTROL": true, "CAP_AUDIT_READ": true, "CAP_AUDIT_WRITE": true,
+	"CAP_BLOCK_SUSPEND": true, "CAP_BPF": true, "CAP_CHECKPOINT_RESTORE": true,
+	"CAP_CHOWN": true, "CAP_DAC_OVERRIDE": true, "CAP_DAC_READ_SEARCH": true,
+	"CAP_FOWNER": true, "CAP_FSETID": true, "CAP_IPC_LOCK": true, "CAP_IPC_OWNER": true,
+	"CAP_KILL": true, "CAP_LEASE": true, "CAP_LINUX_IMMUTABLE": true, "CAP_MAC_ADMIN": true,
+	"CAP_MAC_OVERRIDE": true, "CAP_MKNOD": true, "CAP_NET_ADMIN": true,
+	"CAP_NET_BIND_SERVICE": true, "CAP_NET_BROADCAST": true, "CAP_NET_RAW": true,
+	"CAP_PERFMON": true, "CAP_SETFCAP": true, "CAP_SETGID": true, "CAP_SETPCAP": true,
+	"CAP_SETUID": true, "CAP_SYSLOG": true, "CAP_SYS_ADMIN": true, "CAP_SYS_BOOT": true,
+	"CAP_SYS_CHROOT": true, "CAP_SYS_MODULE": true, "CAP_SYS_NICE": true, "CAP_SYS_PACCT": true,
+	"CAP_SYS_PTRACE": true, "CAP_SYS_RAWIO": true, "CAP_SYS_RESOURCE": true,
+	"CAP_SYS_TIME": true, "CAP_SYS_TTY_CONFIG": true, "CAP_WAKE_ALARM": true,
+}
