@@ -797,6 +797,454 @@ func (x *ContainerStatsResponse) GetFiles() map[string]string {
 	return nil
 }
 
+// ConfigureNetworkRequest is the whole network of the guest but lo. An IP
+// address is 4 or 16 bytes; an enumeration is the kernel's number
+// (rtnetlink(7)).
+type ConfigureNetworkRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Interfaces []*Interface           `protobuf:"bytes,1,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// in an order in which they can be added.
+	Routes        []*Route `protobuf:"bytes,2,rep,name=routes,proto3" json:"routes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureNetworkRequest) Reset() {
+	*x = ConfigureNetworkRequest{}
+	mi := &file_agent_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureNetworkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureNetworkRequest) ProtoMessage() {}
+
+func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureNetworkRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureNetworkRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ConfigureNetworkRequest) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *ConfigureNetworkRequest) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+type Interface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// the address that the device was made with: it tells which device is meant.
+	DeviceMac []byte `protobuf:"bytes,2,opt,name=device_mac,json=deviceMac,proto3" json:"device_mac,omitempty"`
+	// the address that it is to have.
+	Mac []byte `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	// bytes.
+	Mtu       uint32     `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Addresses []*Address `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// those that need no resolution.
+	Neighbours []*Neighbour `protobuf:"bytes,6,rep,name=neighbours,proto3" json:"neighbours,omitempty"`
+	// the kernel heeds router advertisements.
+	AcceptRa      bool `protobuf:"varint,7,opt,name=accept_ra,json=acceptRa,proto3" json:"accept_ra,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_agent_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Interface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Interface) GetDeviceMac() []byte {
+	if x != nil {
+		return x.DeviceMac
+	}
+	return nil
+}
+
+func (x *Interface) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *Interface) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Interface) GetAddresses() []*Address {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Interface) GetNeighbours() []*Neighbour {
+	if x != nil {
+		return x.Neighbours
+	}
+	return nil
+}
+
+func (x *Interface) GetAcceptRa() bool {
+	if x != nil {
+		return x.AcceptRa
+	}
+	return false
+}
+
+type Address struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ip    []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	// length of the network's prefix in bits.
+	Prefix uint32 `protobuf:"varint,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// the other end of a point-to-point address.
+	Peer []byte `protobuf:"bytes,3,opt,name=peer,proto3" json:"peer,omitempty"`
+	// IPv4 only; empty for none.
+	Broadcast []byte `protobuf:"bytes,4,opt,name=broadcast,proto3" json:"broadcast,omitempty"`
+	Scope     uint32 `protobuf:"varint,5,opt,name=scope,proto3" json:"scope,omitempty"`
+	// lifetimes in seconds; both 0 for ever.
+	Valid         uint32 `protobuf:"varint,6,opt,name=valid,proto3" json:"valid,omitempty"`
+	Preferred     uint32 `protobuf:"varint,7,opt,name=preferred,proto3" json:"preferred,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Address) Reset() {
+	*x = Address{}
+	mi := &file_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Address) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Address) ProtoMessage() {}
+
+func (x *Address) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Address.ProtoReflect.Descriptor instead.
+func (*Address) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Address) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *Address) GetPrefix() uint32 {
+	if x != nil {
+		return x.Prefix
+	}
+	return 0
+}
+
+func (x *Address) GetPeer() []byte {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *Address) GetBroadcast() []byte {
+	if x != nil {
+		return x.Broadcast
+	}
+	return nil
+}
+
+func (x *Address) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *Address) GetValid() uint32 {
+	if x != nil {
+		return x.Valid
+	}
+	return 0
+}
+
+func (x *Address) GetPreferred() uint32 {
+	if x != nil {
+		return x.Preferred
+	}
+	return 0
+}
+
+// Route is a route of the main table.
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the interface; empty for a type without one (unreachable, ...).
+	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// all zeros with prefix 0 for the default route; tells the family.
+	Destination []byte `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	Prefix      uint32 `protobuf:"varint,3,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// empty for what is on the link. Its family may differ.
+	Gateway []byte `protobuf:"bytes,4,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// preferred source address.
+	Source   []byte `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	Type     uint32 `protobuf:"varint,6,opt,name=type,proto3" json:"type,omitempty"`
+	Scope    uint32 `protobuf:"varint,7,opt,name=scope,proto3" json:"scope,omitempty"`
+	Protocol uint32 `protobuf:"varint,8,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Metric   uint32 `protobuf:"varint,9,opt,name=metric,proto3" json:"metric,omitempty"`
+	Tos      uint32 `protobuf:"varint,10,opt,name=tos,proto3" json:"tos,omitempty"`
+	// the gateway is on the link, whatever the addresses say.
+	Onlink bool `protobuf:"varint,11,opt,name=onlink,proto3" json:"onlink,omitempty"`
+	// bytes; 0 for the interface's.
+	Mtu           uint32 `protobuf:"varint,12,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Advmss        uint32 `protobuf:"varint,13,opt,name=advmss,proto3" json:"advmss,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Route) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *Route) GetDestination() []byte {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *Route) GetPrefix() uint32 {
+	if x != nil {
+		return x.Prefix
+	}
+	return 0
+}
+
+func (x *Route) GetGateway() []byte {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+func (x *Route) GetSource() []byte {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Route) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *Route) GetScope() uint32 {
+	if x != nil {
+		return x.Scope
+	}
+	return 0
+}
+
+func (x *Route) GetProtocol() uint32 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *Route) GetMetric() uint32 {
+	if x != nil {
+		return x.Metric
+	}
+	return 0
+}
+
+func (x *Route) GetTos() uint32 {
+	if x != nil {
+		return x.Tos
+	}
+	return 0
+}
+
+func (x *Route) GetOnlink() bool {
+	if x != nil {
+		return x.Onlink
+	}
+	return false
+}
+
+func (x *Route) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *Route) GetAdvmss() uint32 {
+	if x != nil {
+		return x.Advmss
+	}
+	return 0
+}
+
+type Neighbour struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            []byte                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Mac           []byte                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Neighbour) Reset() {
+	*x = Neighbour{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Neighbour) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Neighbour) ProtoMessage() {}
+
+func (x *Neighbour) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
+func (*Neighbour) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Neighbour) GetIp() []byte {
+	if x != nil {
+		return x.Ip
+	}
+	return nil
+}
+
+func (x *Neighbour) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
 // Failure travels as a detail of the ttrpc status of a failed call: the errno
 // that caused it, so that the host can tell causes apart without reading text.
 type Failure struct {
@@ -808,7 +1256,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +1268,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +1281,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Failure) GetErrno() uint32 {
@@ -896,9 +1344,51 @@ const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"FilesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x1f\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"}\n" +
+	"\x17ConfigureNetworkRequest\x126\n" +
+	"\n" +
+	"interfaces\x18\x01 \x03(\v2\x16.vc.agent.v1.InterfaceR\n" +
+	"interfaces\x12*\n" +
+	"\x06routes\x18\x02 \x03(\v2\x12.vc.agent.v1.RouteR\x06routes\"\xeb\x01\n" +
+	"\tInterface\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"device_mac\x18\x02 \x01(\fR\tdeviceMac\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\rR\x03mtu\x122\n" +
+	"\taddresses\x18\x05 \x03(\v2\x14.vc.agent.v1.AddressR\taddresses\x126\n" +
+	"\n" +
+	"neighbours\x18\x06 \x03(\v2\x16.vc.agent.v1.NeighbourR\n" +
+	"neighbours\x12\x1b\n" +
+	"\taccept_ra\x18\a \x01(\bR\bacceptRa\"\xad\x01\n" +
+	"\aAddress\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\rR\x06prefix\x12\x12\n" +
+	"\x04peer\x18\x03 \x01(\fR\x04peer\x12\x1c\n" +
+	"\tbroadcast\x18\x04 \x01(\fR\tbroadcast\x12\x14\n" +
+	"\x05scope\x18\x05 \x01(\rR\x05scope\x12\x14\n" +
+	"\x05valid\x18\x06 \x01(\rR\x05valid\x12\x1c\n" +
+	"\tpreferred\x18\a \x01(\rR\tpreferred\"\xc3\x02\n" +
+	"\x05Route\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12 \n" +
+	"\vdestination\x18\x02 \x01(\fR\vdestination\x12\x16\n" +
+	"\x06prefix\x18\x03 \x01(\rR\x06prefix\x12\x18\n" +
+	"\agateway\x18\x04 \x01(\fR\agateway\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\fR\x06source\x12\x12\n" +
+	"\x04type\x18\x06 \x01(\rR\x04type\x12\x14\n" +
+	"\x05scope\x18\a \x01(\rR\x05scope\x12\x1a\n" +
+	"\bprotocol\x18\b \x01(\rR\bprotocol\x12\x16\n" +
+	"\x06metric\x18\t \x01(\rR\x06metric\x12\x10\n" +
+	"\x03tos\x18\n" +
+	" \x01(\rR\x03tos\x12\x16\n" +
+	"\x06onlink\x18\v \x01(\bR\x06onlink\x12\x10\n" +
+	"\x03mtu\x18\f \x01(\rR\x03mtu\x12\x16\n" +
+	"\x06advmss\x18\r \x01(\rR\x06advmss\"-\n" +
+	"\tNeighbour\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\"\x1f\n" +
 	"\aFailure\x12\x14\n" +
-	"\x05errno\x18\x01 \x01(\rR\x05errno2\xa1\a\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno2\xef\a\n" +
 	"\x05Agent\x12\\\n" +
 	"\x0fCreateContainer\x12#.vc.agent.v1.CreateContainerRequest\x1a$.vc.agent.v1.CreateContainerResponse\x12C\n" +
 	"\x0eStartContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12P\n" +
@@ -911,7 +1401,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0ePauseContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12D\n" +
 	"\x0fResumeContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12J\n" +
 	"\x0fUpdateContainer\x12#.vc.agent.v1.UpdateContainerRequest\x1a\x12.vc.agent.v1.Empty\x12T\n" +
-	"\x0eContainerStats\x12\x1d.vc.agent.v1.ContainerRequest\x1a#.vc.agent.v1.ContainerStatsResponseB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
+	"\x0eContainerStats\x12\x1d.vc.agent.v1.ContainerRequest\x1a#.vc.agent.v1.ContainerStatsResponse\x12L\n" +
+	"\x10ConfigureNetwork\x12$.vc.agent.v1.ConfigureNetworkRequest\x1a\x12.vc.agent.v1.EmptyB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -925,7 +1416,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: vc.agent.v1.Empty
 	(*ContainerRequest)(nil),        // 1: vc.agent.v1.ContainerRequest
@@ -941,42 +1432,53 @@ var file_agent_proto_goTypes = []any{
 	(*ListProcessesResponse)(nil),   // 11: vc.agent.v1.ListProcessesResponse
 	(*UpdateContainerRequest)(nil),  // 12: vc.agent.v1.UpdateContainerRequest
 	(*ContainerStatsResponse)(nil),  // 13: vc.agent.v1.ContainerStatsResponse
-	(*Failure)(nil),                 // 14: vc.agent.v1.Failure
-	nil,                             // 15: vc.agent.v1.ContainerStatsResponse.FilesEntry
+	(*ConfigureNetworkRequest)(nil), // 14: vc.agent.v1.ConfigureNetworkRequest
+	(*Interface)(nil),               // 15: vc.agent.v1.Interface
+	(*Address)(nil),                 // 16: vc.agent.v1.Address
+	(*Route)(nil),                   // 17: vc.agent.v1.Route
+	(*Neighbour)(nil),               // 18: vc.agent.v1.Neighbour
+	(*Failure)(nil),                 // 19: vc.agent.v1.Failure
+	nil,                             // 20: vc.agent.v1.ContainerStatsResponse.FilesEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: vc.agent.v1.CreateContainerRequest.stdio:type_name -> vc.agent.v1.Stdio
 	3,  // 1: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
-	15, // 2: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
-	4,  // 3: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
-	1,  // 4: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
-	6,  // 5: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
-	8,  // 6: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
-	2,  // 7: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
-	10, // 8: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
-	1,  // 9: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 10: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 11: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 12: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
-	12, // 13: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
-	1,  // 14: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
-	5,  // 15: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 16: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	7,  // 17: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 18: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	9,  // 19: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 20: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 21: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	11, // 22: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 23: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 24: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 25: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	13, // 26: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	15, // [15:27] is the sub-list for method output_type
-	3,  // [3:15] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	20, // 2: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
+	15, // 3: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
+	17, // 4: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
+	16, // 5: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
+	18, // 6: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
+	4,  // 7: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
+	1,  // 8: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
+	6,  // 9: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
+	8,  // 10: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
+	2,  // 11: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
+	10, // 12: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
+	1,  // 13: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 14: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 15: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 16: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
+	12, // 17: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
+	1,  // 18: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
+	14, // 19: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
+	5,  // 20: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 21: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	7,  // 22: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 23: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	9,  // 24: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 25: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 26: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	11, // 27: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 28: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 29: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 30: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	13, // 31: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	0,  // 32: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	20, // [20:33] is the sub-list for method output_type
+	7,  // [7:20] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -990,7 +1492,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,288 @@
+package hypertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+)
+
+const (
+	bootLimit = 2 * time.Minute        // for a guest to say hello, emulated on a busy machine
+	callLimit = 30 * time.Second       // for a call that must succeed
+	hangLimit = 200 * time.Millisecond // for a call that cannot succeed
+)
+
+// Subject is an implementation under test.
+type Subject struct {
+	Driver hypervisor.Driver
+	// Config is a machine with at least two hotplug slots, whose guest says
+	// api.Hello.
+	Config hypervisor.Config
+	// Share gives the connected vhost-user socket of a new file server.
+	Share func(t *testing.T) *os.File
+}
+
+// Run tests that a hypervisor keeps the contract of package hypervisor.
+func Run(t *testing.T, s Subject) {
+	tests := []struct {
+		name string
+		run  func(*testing.T, Subject)
+	}{
+		{"StartGivesUpWithContext", startGivesUp},
+		{"Channel", channel},
+		{"Kill", kill},
+		{"DeathFromOutside", deathFromOutside},
+		{"PauseAndResume", pauseAndResume},
+		{"SlotsAreLimitedAndReused", slots},
+		{"PlugIsConcurrent", concurrentPlugs},
+		{"CallsGiveUpOnFrozenHypervisor", frozen},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) { tt.run(t, s) })
+	}
+}
+
+func (s Subject) start(t *testing.T) hypervisor.VM {
+	t.Helper()
+	vm, err := s.Driver.Start(limit(t, callLimit), s.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := vm.Kill(); err != nil {
+			t.Errorf("kill at the end: %v", err)
+		}
+		vm.Channel().Close()
+	})
+	return vm
+}
+
+// boot starts a machine and waits for the hello of its guest.
+func (s Subject) boot(t *testing.T) hypervisor.VM {
+	t.Helper()
+	vm := s.start(t)
+	if err := vm.Channel().SetReadDeadline(time.Now().Add(bootLimit)); err != nil {
+		t.Fatal(err)
+	}
+	var hello api.Hello
+	if err := api.ReadLine(vm.Channel(), &hello); err != nil {
+		t.Fatalf("hello: %v\nconsole:\n%s", err, vm.Console())
+	}
+	if hello.Protocol != api.ProtocolVersion {
+		t.Fatalf("hello %+v", hello)
+	}
+	return vm
+}
+
+func (s Subject) plug(t *testing.T, vm hypervisor.VM, tag string) hypervisor.Device {
+	t.Helper()
+	socket := s.Share(t)
+	defer socket.Close() // the VM has its own
+	d, err := vm.PlugShare(limit(t, callLimit), tag, socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func startGivesUp(t *testing.T, s Subject) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := s.Driver.Start(ctx, s.Config); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func channel(t *testing.T, s Subject) {
+	vm := s.boot(t)
+	if vm.Channel() != vm.Channel() {
+		t.Error("another channel at each call")
+	}
+	if n := len(vm.Console()); n > 64<<10 {
+		t.Errorf("%d bytes of console", n)
+	}
+	if err := vm.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, vm.Channel()); err != nil {
+		t.Errorf("at the end of the channel: %v, want EOF", err)
+	}
+}
+
+func kill(t *testing.T, s Subject) {
+	vm := s.start(t) // the guest, if there is one, has not booted
+	p := vm.Process()
+	if !p.Alive() {
+		t.Fatalf("process %+v is not alive", p)
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			if err := vm.Kill(); err != nil {
+				t.Error(err)
+			}
+			if p.Alive() {
+				t.Error("the process is alive after Kill")
+			}
+			if err := unix.Kill(p.Pid, 0); err != unix.ESRCH {
+				t.Errorf("the process was not reaped: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case <-vm.Done():
+	default:
+		t.Error("not done after Kill")
+	}
+	if err := vm.Err(); err != nil {
+		t.Errorf("Err after Kill: %v", err)
+	}
+	if err := vm.Pause(limit(t, callLimit)); err == nil {
+		t.Error("paused a dead machine")
+	}
+}
+
+func deathFromOutside(t *testing.T, s Subject) {
+	vm := s.start(t)
+	if err := vm.Err(); err != nil {
+		t.Errorf("Err of a living machine: %v", err)
+	}
+	if err := vm.Process().Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-vm.Done():
+	case <-time.After(callLimit):
+		t.Fatal("not done")
+	}
+	if vm.Err() == nil {
+		t.Error("no reason for the end")
+	}
+	if err := vm.Pause(limit(t, callLimit)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("pause of a dead machine: %v", err)
+	}
+	if err := vm.Kill(); err != nil {
+		t.Error(err)
+	}
+	if vm.Err() == nil {
+		t.Error("Kill has taken the reason away")
+	}
+}
+
+func pauseAndResume(t *testing.T, s Subject) {
+	vm := s.start(t)
+	for range 2 {
+		if err := vm.Pause(limit(t, callLimit)); err != nil {
+			t.Fatal(err)
+		}
+		if err := vm.Resume(limit(t, callLimit)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func slots(t *testing.T, s Subject) {
+	vm := s.boot(t)
+	var devices []hypervisor.Device
+	for i := range s.Config.HotplugSlots {
+		devices = append(devices, s.plug(t, vm, fmt.Sprintf("t%d", i)))
+	}
+	socket := s.Share(t)
+	defer socket.Close()
+	if _, err := vm.PlugShare(limit(t, callLimit), "more", socket); !errors.Is(err, hypervisor.ErrNoSlot) {
+		t.Fatalf("one too many: %v", err)
+	}
+	for range 2 {
+		// Twice is not an error, and does not free another's slot.
+		if err := devices[1].Unplug(limit(t, callLimit)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := s.plug(t, vm, "again")
+	if _, err := vm.PlugShare(limit(t, callLimit), "more", socket); !errors.Is(err, hypervisor.ErrNoSlot) {
+		t.Fatalf("one too many after an unplug: %v", err)
+	}
+	for _, d := range append(devices, d) {
+		if err := d.Unplug(limit(t, callLimit)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func concurrentPlugs(t *testing.T, s Subject) {
+	vm := s.boot(t)
+	var wg sync.WaitGroup
+	for i := range s.Config.HotplugSlots {
+		socket := s.Share(t)
+		defer socket.Close()
+		wg.Go(func() {
+			d, err := vm.PlugShare(limit(t, callLimit), fmt.Sprintf("t%d", i), socket)
+			if err == nil {
+				err = d.Unplug(limit(t, callLimit))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// frozen: a hypervisor that does nothing any more holds nobody up, and can
+// still be killed while calls to it hang.
+func frozen(t *testing.T, s Subject) {
+	vm := s.boot(t)
+	plugged := s.plug(t, vm, "plugged")
+	if err := vm.Process().Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	socket := s.Share(t)
+	defer socket.Close()
+	calls := map[string]func(context.Context) error{
+		"Pause":  vm.Pause,
+		"Resume": vm.Resume,
+		"Unplug": plugged.Unplug,
+		"PlugShare": func(ctx context.Context) error {
+			_, err := vm.PlugShare(ctx, "late", socket)
+			return err
+		},
+	}
+	for name, call := range calls {
+		if err := call(limit(t, hangLimit)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v, want its deadline", name, err)
+		}
+	}
+	var wg sync.WaitGroup
+	for _, call := range calls {
+		wg.Go(func() {
+			if call(limit(t, callLimit)) == nil {
+				t.Error("a call to a frozen hypervisor succeeded")
+			}
+		})
+	}
+	begun := time.Now()
+	if err := vm.Kill(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait() // Kill ends them long before their deadline
+	if took := time.Since(begun); took > callLimit/2 {
+		t.Errorf("the calls took %v to end", took)
+	}
+}
+
+func limit(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}

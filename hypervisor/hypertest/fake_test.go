@@ -1,0 +1,68 @@
+package hypertest
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+)
+
+func TestFakeKeepsTheContract(t *testing.T) {
+	Run(t, Subject{
+		Driver: &Driver{},
+		Config: hypervisor.Config{Name: "fake", HotplugSlots: 3},
+		Share:  newSocket,
+	})
+}
+
+func newSocket(t *testing.T) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return w
+}
+
+func TestFakeAgentAndInjectedErrors(t *testing.T) {
+	broken := errors.New("broken")
+	d := &Driver{
+		Agent:   func(channel net.Conn) { fmt.Fprint(channel, "hi\n") },
+		PlugErr: func(tag string) error { return map[string]error{"bad": broken}[tag] },
+	}
+	vm, err := d.Start(t.Context(), hypervisor.Config{HotplugSlots: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	b := make([]byte, 8)
+	if n, err := vm.Channel().Read(b); err != nil || string(b[:n]) != "hi\n" {
+		t.Errorf("channel: %q, %v", b[:n], err)
+	}
+	socket := newSocket(t)
+	defer socket.Close()
+	if _, err := vm.PlugShare(t.Context(), "bad", socket); !errors.Is(err, broken) {
+		t.Errorf("plug: %v", err)
+	}
+	if _, err := vm.PlugShare(t.Context(), "good", socket); err != nil {
+		t.Errorf("plug: %v", err)
+	}
+	fake := d.VMs()[0]
+	if got := fake.Shares(); len(got) != 1 || got[0] != "good" {
+		t.Errorf("shares %q", got)
+	}
+	fake.Print(strings.Repeat("x", 64<<10) + "end")
+	if got := vm.Console(); len(got) != 64<<10 || !strings.HasSuffix(string(got), "xend") {
+		t.Errorf("console of %d bytes", len(got))
+	}
+
+	d.StartErr = broken
+	if _, err := d.Start(t.Context(), hypervisor.Config{}); !errors.Is(err, broken) {
+		t.Errorf("start: %v", err)
+	}
+}

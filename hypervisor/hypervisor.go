@@ -1,0 +1,109 @@
+// Package hypervisor is the vocabulary of virtual machines: what a machine is
+// made of (Config, pure data), who starts it (Driver) and what can be done
+// with it once it runs (VM). It knows no container. Only the monitor uses it.
+//
+// Implementations: hypervisor/qemu, and a fake in hypervisor/hypertest, which
+// also holds the contract suite that both pass.
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+
+	"github.com/vc-runtime/vc-runtime/state"
+)
+
+// ErrNoSlot is what plugging gives when the machine has no free slot.
+var ErrNoSlot = errors.New("no free hotplug slot in the virtual machine")
+
+// Accel is how guest code is run.
+type Accel string
+
+const (
+	AccelKVM Accel = "kvm"
+	AccelTCG Accel = "tcg"
+)
+
+// Config describes a virtual machine before it runs. It is pure data: the
+// same Config gives the same machine.
+type Config struct {
+	// Name shows in the process list; a sandbox id.
+	Name string
+	// Binary is the path of the hypervisor's executable.
+	Binary string
+	Accel  Accel
+	// CPUs is the number of vCPUs at start, MaxCPUs what can be plugged up to.
+	CPUs, MaxCPUs int
+	// MemoryMiB is the memory at start, MaxMemoryMiB what can be plugged up
+	// to, both in MiB.
+	MemoryMiB, MaxMemoryMiB int
+	// Kernel and Initrd are paths of files that the guest only ever reads.
+	Kernel, Initrd string
+	// KernelArgs are parameters of the kernel, after the driver's own.
+	KernelArgs []string
+	// HotplugSlots is how many devices can be plugged at the same time.
+	HotplugSlots int
+}
+
+// Driver starts virtual machines.
+type Driver interface {
+	// Start starts the machine and returns once the hypervisor answers on its
+	// control channel; the guest may still be booting. The machine dies with
+	// the calling process, even when that is killed. On an error nothing is
+	// left behind.
+	Start(ctx context.Context, cfg Config) (VM, error)
+}
+
+// VM is a started virtual machine. Its methods may be called from any
+// goroutine. Each gives up when its ctx does.
+type VM interface {
+	// Channel is the byte stream to the agent. It is the same connection at
+	// every call. Bytes written before the guest has opened its end wait. It
+	// is the caller's to close; when the machine has ended it gives what the
+	// guest had said before and then io.EOF.
+	Channel() net.Conn
+	// PlugShare attaches a virtiofs device with the given tag, whose file
+	// server is at the other end of the connected vhost-user socket. The VM
+	// takes its own copy of the socket. The guest may see the device later.
+	PlugShare(ctx context.Context, tag string, socket *os.File) (Device, error)
+	// PlugNIC attaches a network interface whose packets go through tap
+	// devices. The VM takes its own copies of the files: the tap lives until
+	// those and the caller's are closed. The guest may see the device later.
+	PlugNIC(ctx context.Context, nic NIC) (Device, error)
+	// Console is the end of what the guest has written to its console: at
+	// most 64 KiB, unfiltered guest bytes.
+	Console() []byte
+	// Process is the hypervisor's process on the host.
+	Process() state.Process
+	// Pause stops the guest's vCPUs, Resume lets them go on.
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	// Kill ends the machine at once and returns when its process has been
+	// reaped. Safe to call more than once.
+	Kill() error
+	// Done is closed when the machine's process has ended and was reaped.
+	Done() <-chan struct{}
+	// Err says why the machine ended; nil before Done and after Kill.
+	Err() error
+}
+
+// NIC is a network interface of a VM (virtio-net).
+type NIC struct {
+	// Taps are the queues of one tap device, at least one, each attached with
+	// IFF_VNET_HDR.
+	Taps []*os.File
+	// Vhost has an instance of /dev/vhost-net for each queue, or nothing where
+	// the packets go through the hypervisor.
+	Vhost []*os.File
+	// MAC is the address that the guest finds in the device.
+	MAC net.HardwareAddr
+}
+
+// Device is something plugged into a running VM.
+type Device interface {
+	// Unplug asks the guest to let go of the device and returns when it has
+	// left the machine.
+	Unplug(ctx context.Context) error
+}
