@@ -1,0 +1,101 @@
+package client
+
+import (
+	"context"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+)
+
+// The calls of agent/api. Each returns when the agent has answered or ctx has
+// ended. What the agent reports is an *api.GuestError, which errors.Is compares
+// with an errno; other errors are of the session.
+
+var _ api.AgentService = (*Client)(nil)
+
+// call runs one call aside: a guest that does not read can block the sending
+// of it, which ttrpc does not relate to ctx.
+func call[Req, Resp any](ctx context.Context, req Req, f func(context.Context, Req) (Resp, error)) (Resp, error) {
+	type result struct {
+		resp Resp
+		err  error
+	}
+	ready := make(chan result, 1)
+	go func() {
+		resp, err := f(ctx, req)
+		ready <- result{resp, err}
+	}()
+	select {
+	case r := <-ready:
+		return r.resp, api.FromStatus(r.err)
+	case <-ctx.Done():
+		var none Resp
+		return none, ctx.Err()
+	}
+}
+
+// CreateContainer creates a container; its process waits for StartContainer.
+// A missing executable is ENOENT, one that may not be run EACCES, a name in
+// use EEXIST.
+func (c *Client) CreateContainer(ctx context.Context, req *api.CreateContainerRequest) (*api.CreateContainerResponse, error) {
+	return call(ctx, req, c.agent.CreateContainer)
+}
+
+// StartContainer lets the container's process exec.
+func (c *Client) StartContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.StartContainer)
+}
+
+// ExecProcess starts a further process in a container.
+func (c *Client) ExecProcess(ctx context.Context, req *api.ExecProcessRequest) (*api.ExecProcessResponse, error) {
+	return call(ctx, req, c.agent.ExecProcess)
+}
+
+// SignalProcess sends a signal. ESRCH: the process has ended.
+func (c *Client) SignalProcess(ctx context.Context, req *api.SignalProcessRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.SignalProcess)
+}
+
+// WaitProcess waits for the end of a process.
+func (c *Client) WaitProcess(ctx context.Context, req *api.ProcessRequest) (*api.WaitProcessResponse, error) {
+	return call(ctx, req, c.agent.WaitProcess)
+}
+
+// ResizeConsole sets the window size of a terminal, in characters.
+func (c *Client) ResizeConsole(ctx context.Context, req *api.ResizeConsoleRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.ResizeConsole)
+}
+
+// RemoveContainer kills and removes a container, and unmounts its share.
+func (c *Client) RemoveContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.RemoveContainer)
+}
+
+// ListProcesses gives the guest's pids of a container.
+func (c *Client) ListProcesses(ctx context.Context, req *api.ContainerRequest) (*api.ListProcessesResponse, error) {
+	return call(ctx, req, c.agent.ListProcesses)
+}
+
+// PauseContainer freezes a container.
+func (c *Client) PauseContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.PauseContainer)
+}
+
+// ResumeContainer undoes PauseContainer.
+func (c *Client) ResumeContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.ResumeContainer)
+}
+
+// UpdateContainer sets the limits of a container's guest cgroup.
+func (c *Client) UpdateContainer(ctx context.Context, req *api.UpdateContainerRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.UpdateContainer)
+}
+
+// ContainerStats gives the statistics of a container's guest cgroup.
+func (c *Client) ContainerStats(ctx context.Context, req *api.ContainerRequest) (*api.ContainerStatsResponse, error) {
+	return call(ctx, req, c.agent.ContainerStats)
+}
+
+// ConfigureNetwork sets up the guest's network, waiting for its devices.
+func (c *Client) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetworkRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.ConfigureNetwork)
+}

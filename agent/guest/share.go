@@ -1,0 +1,86 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/reaper"
+)
+
+// shareModules is the module group that virtiofs needs.
+const shareModules = "virtiofs"
+
+// Shares mounts the folders that the host shares.
+type Shares struct {
+	Modules *Modules
+	Reaper  *reaper.Reaper
+}
+
+// Mount mounts the virtiofs share with the given tag on dir, waiting until the
+// kernel has found the device.
+func (s *Shares) Mount(ctx context.Context, tag, dir string) error {
+	ev, err := listenUevents()
+	if err != nil {
+		return err
+	}
+	defer ev.close()
+	if err := s.Modules.Load(shareModules); err != nil {
+		return err
+	}
+	for {
+		err := unix.Mount(tag, dir, "virtiofs", 0, "")
+		if err == nil {
+			return nil
+		}
+		// virtio_fs_get_tree gives EINVAL for a tag it does not know.
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("mount share %s: %w", tag, err)
+		}
+		if werr := ev.wait(ctx); werr != nil {
+			return fmt.Errorf("wait for share %s: %w (%w)", tag, werr, err)
+		}
+	}
+}
+
+// Unmount writes the share back and unmounts it, plainly: when it returns
+// without an error nothing in the agent's mount namespace uses it. What keeps
+// it busy is a process that is being reaped. A dir that is no mount is fine.
+func (s *Shares) Unmount(ctx context.Context, dir string) error {
+	if err := syncfs(dir); err != nil {
+		return err
+	}
+	for {
+		next := s.Reaper.Next()
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		switch {
+		case err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
+			return nil
+		case !errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("unmount share %s: %w", dir, err)
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return fmt.Errorf("unmount share %s: %w (%w)", dir, err, ctx.Err())
+		}
+	}
+}
+
+func syncfs(dir string) error {
+	f, err := os.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,318 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/crun"
+)
+
+// initName is the name of a container's init in a request.
+const initName = ""
+
+// undoWait bounds the undoing of a create that failed.
+const undoWait = 20 * time.Second
+
+// container is one container of the guest, from the begin of its creation to
+// the end of its removal.
+type container struct {
+	name  string
+	dir   string // bundle; the share is mounted below it
+	group Group
+	host  *Server
+
+	removing chan struct{} // closed when a removal has begun: ends calls in flight
+	teardown chan struct{} // holds one token: the right to tear down
+
+	mu    sync.Mutex
+	gone  bool                // guarded by mu; removing is closed
+	procs map[string]*process // guarded by mu
+	calls sync.WaitGroup      // calls in flight; Add under mu while not gone
+}
+
+func (s *Server) newContainer(name string) *container {
+	c := &container{
+		name: name, host: s,
+		dir:      filepath.Join(s.cfg.Dir, name),
+		group:    s.cfg.Group(name),
+		removing: make(chan struct{}),
+		teardown: make(chan struct{}, 1),
+		procs:    map[string]*process{},
+	}
+	c.teardown <- struct{}{}
+	return c
+}
+
+func (c *container) share() string { return filepath.Join(c.dir, "share") }
+
+// begin registers a call that uses the container. The context it gives ends
+// when the container is removed; the function must be called at the end.
+func (c *container) begin(ctx context.Context) (context.Context, func(), error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone {
+		return nil, nil, fmt.Errorf("container %s is being removed: %w", c.name, syscall.ESRCH)
+	}
+	c.calls.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-c.removing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(); c.calls.Done() }, nil
+}
+
+// addProcess reserves the name of a process.
+func (c *container) addProcess(name string, p *process) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.procs[name]; ok {
+		return fmt.Errorf("process %q of container %s: %w", name, c.name, syscall.EEXIST)
+	}
+	c.procs[name] = p
+	return nil
+}
+
+func (c *container) dropProcess(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.procs, name)
+}
+
+func (c *container) process(name string) (*process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.procs[name]
+	if !ok {
+		return nil, fmt.Errorf("process %q of container %s: %w", name, c.name, syscall.ESRCH)
+	}
+	return p, nil
+}
+
+// create does the work of CreateContainer. What it has made when it fails is
+// undone by remove.
+func (c *container) create(ctx context.Context, req *api.CreateContainerRequest) (int, error) {
+	terminal := req.GetStdio().GetTerminal()
+	spec, err := confineSpec(req.GetSpec(), c.share(), c.host.cfg.CgroupsPath(c.name), terminal)
+	if err != nil {
+		return 0, err
+	}
+	if err := os.MkdirAll(c.share(), 0o700); err != nil {
+		return 0, err
+	}
+	if err := c.host.cfg.Shares.Mount(ctx, req.GetShareTag(), c.share()); err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), spec.config, 0o600); err != nil {
+		return 0, err
+	}
+	return c.spawn(initName, req.GetStdio(), func(p crun.Process) (*crun.Started, error) {
+		p.Arg0 = spec.arg0
+		return c.host.cfg.Runtime.Create(ctx, c.name, c.dir, p)
+	})
+}
+
+// exec does the work of ExecProcess.
+func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int, error) {
+	init, err := c.process(initName)
+	if err != nil {
+		return 0, err
+	}
+	if _, ok := init.running(); !ok {
+		return 0, fmt.Errorf("container %s is not running: %w", c.name, syscall.ESRCH)
+	}
+	spec, arg0, err := confineProcess(req.GetSpec(), req.GetStdio().GetTerminal())
+	if err != nil {
+		return 0, err
+	}
+	pid, err := c.spawn(req.GetProcess(), req.GetStdio(), func(p crun.Process) (*crun.Started, error) {
+		p.Arg0 = arg0
+		return c.host.cfg.Runtime.Exec(ctx, c.name, spec, p)
+	})
+	if _, ok := init.running(); err != nil && !ok {
+		return 0, fmt.Errorf("container %s has ended: %w (%v)", c.name, syscall.ESRCH, err)
+	}
+	return pid, err
+}
+
+// spawn makes a process's streams, starts it, and keeps it under its name.
+func (c *container) spawn(name string, want *api.Stdio, start func(crun.Process) (*crun.Started, error)) (int, error) {
+	streams, fds, err := newStdio(want)
+	if err != nil {
+		return 0, err
+	}
+	p := newProcess(streams)
+	if err := c.addProcess(name, p); err != nil {
+		closeFds(fds)
+		streams.close()
+		return 0, err
+	}
+	st, err := start(crun.Process{Terminal: want.GetTerminal(), Stdio: fds})
+	closeFds(fds)
+	if st != nil {
+		p.started(st.Child, c.group.OOMKilled)
+	}
+	if err != nil {
+		streams.close()
+		if st == nil {
+			c.dropProcess(name)
+			p.failed()
+		} else {
+			err = errors.Join(err, ignoreGone(st.Child.Signal(syscall.SIGKILL)))
+		}
+		return 0, err
+	}
+	if st.Console != nil {
+		streams.setConsole(st.Console)
+	}
+	return st.Child.Pid, nil
+}
+
+// signal sends a signal to a process.
+func (c *container) signal(name string, sig syscall.Signal) error {
+	p, err := c.process(name)
+	if err != nil {
+		return err
+	}
+	child, ok := p.running()
+	if !ok {
+		return fmt.Errorf("process %q of container %s has ended: %w", name, c.name, syscall.ESRCH)
+	}
+	return child.Signal(sig)
+}
+
+// signalAll sends a signal to every process of the container. Those that end
+// meanwhile are passed over.
+func (c *container) signalAll(sig syscall.Signal) error {
+	if sig == syscall.SIGKILL {
+		return c.group.Kill()
+	}
+	pids, err := c.group.Pids()
+	if err != nil {
+		return err
+	}
+	if len(pids) == 0 {
+		return fmt.Errorf("container %s has no processes: %w", c.name, syscall.ESRCH)
+	}
+	var errs []error
+	for _, pid := range pids {
+		errs = append(errs, ignoreGone(syscall.Kill(pid, sig)))
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreGone(err error) error {
+	if errors.Is(err, syscall.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+// remove ends everything the container consists of. Calls in flight are
+// cancelled. It can be repeated after a failure, and runs all its steps.
+func (c *container) remove(ctx context.Context) error {
+	c.mu.Lock()
+	if !c.gone {
+		c.gone = true
+		close(c.removing)
+	}
+	c.mu.Unlock()
+	select {
+	case <-c.teardown:
+	case <-ctx.Done():
+		return fmt.Errorf("remove container %s: %w", c.name, ctx.Err())
+	}
+	defer func() { c.teardown <- struct{}{} }()
+
+	err := errors.Join(
+		c.group.Kill(),
+		c.waitCalls(ctx),
+		c.group.Kill(), // what a call in flight has made since
+		c.group.WaitEmpty(ctx),
+		c.waitProcesses(ctx),
+		c.closeStreams(),
+		c.host.cfg.Runtime.Forget(c.name),
+		c.host.cfg.Shares.Unmount(ctx, c.share()),
+		c.group.Remove(ctx),
+		c.removeDir(),
+	)
+	if err != nil {
+		return fmt.Errorf("remove container %s: %w", c.name, err)
+	}
+	return nil
+}
+
+func (c *container) waitCalls(ctx context.Context) error {
+	idle := make(chan struct{})
+	go func() {
+		c.calls.Wait()
+		close(idle)
+	}()
+	return wait(ctx, idle, "calls in flight")
+}
+
+func (c *container) waitProcesses(ctx context.Context) error {
+	for _, p := range c.started() {
+		if err := wait(ctx, p.done, "processes"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func wait(ctx context.Context, done <-chan struct{}, what string) error {
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for %s: %w", what, ctx.Err())
+	}
+}
+
+// started lists the processes that have been started.
+func (c *container) started() []*process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ps []*process
+	for _, p := range c.procs {
+		select {
+		case <-p.ready:
+			ps = append(ps, p)
+		default:
+		}
+	}
+	return ps
+}
+
+func (c *container) closeStreams() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.procs {
+		p.io.close()
+	}
+	return nil
+}
+
+// removeDir removes the bundle by name, since a share may still be mounted in
+// it when an unmount has failed.
+func (c *container) removeDir() error {
+	for _, path := range []string{filepath.Join(c.dir, "config.json"), c.share(), c.dir} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// runtime is what a container needs of the guest's OCI runtime.
+var _ Runtime = (*crun.Runtime)(nil)

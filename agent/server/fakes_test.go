@@ -1,0 +1,199 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/client"
+	"github.com/vc-runtime/vc-runtime/agent/crun"
+	"github.com/vc-runtime/vc-runtime/agent/reaper"
+)
+
+// fakeGroup is the processes that the fake crun has noted.
+type fakeGroup struct{ file string }
+
+func (g fakeGroup) Pids() ([]int, error) {
+	b, err := os.ReadFile(g.file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	var pids []int
+	for _, f := range strings.Fields(string(b)) {
+		pid, _ := strconv.Atoi(f)
+		pids = append(pids, pid)
+	}
+	return pids, err
+}
+
+func (g fakeGroup) Kill() error {
+	pids, err := g.Pids()
+	for _, pid := range pids {
+		syscall.Kill(-pid, syscall.SIGKILL) // each has its own session
+	}
+	return err
+}
+
+func (g fakeGroup) WaitEmpty(context.Context) error { return nil }
+func (g fakeGroup) Remove(context.Context) error {
+	if err := os.Remove(g.file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+func (g fakeGroup) Freeze(context.Context) error      { return nil }
+func (g fakeGroup) Thaw(context.Context) error        { return nil }
+func (g fakeGroup) Stats() (map[string]string, error) { return map[string]string{"cpu.stat": "x"}, nil }
+func (g fakeGroup) OOMKilled() bool                   { return false }
+
+// fakeShares mounts every tag but "never", which waits for ever, and refuses
+// to unmount while broken.
+type fakeShares struct {
+	mu      sync.Mutex
+	mounted map[string]string
+	broken  bool
+}
+
+func (f *fakeShares) Mount(ctx context.Context, tag, dir string) error {
+	if tag == "never" {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mounted[dir] = tag
+	return nil
+}
+
+func (f *fakeShares) Unmount(_ context.Context, dir string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken {
+		return syscall.EBUSY
+	}
+	delete(f.mounted, dir)
+	return nil
+}
+
+func (f *fakeShares) setBroken(b bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.broken = b
+}
+
+// rig is a Server with fakes below it and a client on top.
+type rig struct {
+	*client.Client
+	dir    string
+	server *Server
+	shares *fakeShares
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{dir: t.TempDir(), shares: &fakeShares{mounted: map[string]string{}}}
+	state, calls, dir := filepath.Join(r.dir, "crun"), filepath.Join(r.dir, "calls"), filepath.Join(r.dir, "c")
+	for _, d := range []string{state, calls, dir} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$@\"\n", fakeEnv, os.Args[0])
+	path := filepath.Join(r.dir, "fake")
+	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	reap := reaper.New()
+	ctx, cancel := context.WithCancel(context.Background())
+	reaped := make(chan struct{})
+	go func() { reap.Run(ctx); close(reaped) }()
+	t.Cleanup(func() { cancel(); <-reaped })
+	r.server = New(Config{
+		Dir: dir, Shares: r.shares, Log: log.New(testWriter{t}, "", 0),
+		Runtime:     &crun.Runtime{Path: path, State: state, Scratch: calls, Reaper: reap},
+		CgroupsPath: func(name string) string { return "/" + name },
+		Group:       func(name string) Group { return fakeGroup{filepath.Join(state, name+".pids")} },
+		Ready:       func(context.Context) error { return nil },
+	})
+	r.Client = r.session(t)
+	t.Cleanup(func() {
+		for _, name := range []string{"c", "d"} {
+			r.RemoveContainer(context.Background(), &api.ContainerRequest{Container: name})
+		}
+		r.Close()
+	})
+	return r
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Logf("agent: %s", b)
+	return len(b), nil
+}
+
+// session connects a client to the server.
+func (r *rig) session(t *testing.T) *client.Client {
+	t.Helper()
+	host, guest := connPair(t)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer guest.Close()
+		if _, err := Greet(guest, api.Hello{Protocol: api.ProtocolVersion, ImageID: "image"}); err != nil {
+			t.Errorf("greet: %v", err)
+			return
+		}
+		if err := r.server.Serve(context.Background(), guest); err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	}()
+	c, err := client.Dial(testContext(t), host, client.Options{ImageID: "image"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(); <-ended })
+	return c
+}
+
+func connPair(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		if conns[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return conns[0], conns[1]
+}
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func discard() *log.Logger { return log.New(io.Discard, "", 0) }

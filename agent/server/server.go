@@ -1,0 +1,140 @@
+// Package server is the agent's side of the guest protocol: it serves the
+// calls of agent/api on containers of the guest and carries their stdio. It
+// runs in the guest.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"sync"
+	"syscall"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/crun"
+)
+
+// Runtime runs containers.
+type Runtime interface {
+	Create(ctx context.Context, id, bundle string, p crun.Process) (*crun.Started, error)
+	Exec(ctx context.Context, id string, spec []byte, p crun.Process) (*crun.Started, error)
+	Start(ctx context.Context, id string) error
+	Update(ctx context.Context, id string, resources []byte) error
+	// Forget drops what the runtime knows of a container whose processes
+	// are dead. Unknown ones are fine.
+	Forget(id string) error
+}
+
+// Shares mounts folders of the host. Unmount of what is no mount is fine.
+type Shares interface {
+	Mount(ctx context.Context, tag, dir string) error
+	Unmount(ctx context.Context, dir string) error
+}
+
+// Group is the cgroup of a container. One that does not exist is empty.
+type Group interface {
+	Kill() error
+	WaitEmpty(ctx context.Context) error
+	Remove(ctx context.Context) error
+	Freeze(ctx context.Context) error
+	Thaw(ctx context.Context) error
+	Pids() ([]int, error)
+	Stats() (map[string]string, error)
+	OOMKilled() bool
+}
+
+// Network sets up the guest's network.
+type Network interface {
+	Configure(ctx context.Context, req *api.ConfigureNetworkRequest) error
+}
+
+// Config is what a Server works with.
+type Config struct {
+	Dir         string                   // holds a folder for each container
+	Runtime     Runtime                  // runs them
+	Shares      Shares                   // mounts their files
+	CgroupsPath func(name string) string // linux.cgroupsPath of a container
+	Group       func(name string) Group  // the folder of that
+	Network     Network                  // nil refuses ConfigureNetwork
+	// Ready returns when the guest is set up for containers.
+	Ready func(ctx context.Context) error
+	Log   *log.Logger
+}
+
+// Server knows the containers of the guest. It outlives sessions.
+type Server struct {
+	cfg Config
+
+	mu         sync.Mutex
+	containers map[string]*container // guarded by mu
+}
+
+// New gives a Server without containers.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, containers: map[string]*container{}}
+}
+
+func (s *Server) container(name string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, ok := s.containers[name]
+	if !ok {
+		return nil, fmt.Errorf("container %.300q: %w", name, syscall.ESRCH)
+	}
+	return c, nil
+}
+
+// reserve makes a container known, so that its name is taken.
+func (s *Server) reserve(name string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.containers[name]; ok {
+		return nil, fmt.Errorf("container %s: %w", name, syscall.EEXIST)
+	}
+	c := s.newContainer(name)
+	s.containers[name] = c
+	return c, nil
+}
+
+// remove removes a container and, when that has worked, its name.
+func (s *Server) remove(ctx context.Context, c *container) error {
+	if err := c.remove(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.name] == c {
+		delete(s.containers, c.name)
+	}
+	return nil
+}
+
+// create makes a container; nothing of it is left when that fails.
+func (s *Server) create(ctx context.Context, req *api.CreateContainerRequest) (int, error) {
+	if err := errors.Join(checkName("container", req.GetContainer()), checkName("share tag", req.GetShareTag())); err != nil {
+		return 0, err
+	}
+	if err := s.cfg.Ready(ctx); err != nil {
+		return 0, err
+	}
+	c, err := s.reserve(req.GetContainer())
+	if err != nil {
+		return 0, err
+	}
+	callCtx, end, err := c.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	pid, err := c.create(callCtx, req)
+	end()
+	if err == nil {
+		return pid, nil
+	}
+	undoCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
+	defer cancel()
+	if uerr := s.remove(undoCtx, c); uerr != nil {
+		s.cfg.Log.Printf("undo create: %v", uerr)
+	}
+	return 0, err
+}

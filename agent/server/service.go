@@ -1,0 +1,175 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+)
+
+// service answers the calls of the host. Each method translates a request and
+// an error; the work is done by Server and container.
+type service struct{ s *Server }
+
+var _ api.AgentService = service{}
+
+// maxSignal is the highest signal of Linux (SIGRTMAX).
+const maxSignal = 64
+
+func (v service) CreateContainer(ctx context.Context, req *api.CreateContainerRequest) (*api.CreateContainerResponse, error) {
+	pid, err := v.s.create(ctx, req)
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	return &api.CreateContainerResponse{Pid: uint32(pid)}, nil
+}
+
+func (v service) StartContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) error {
+		return v.s.cfg.Runtime.Start(ctx, c.name)
+	})
+}
+
+func (v service) ExecProcess(ctx context.Context, req *api.ExecProcessRequest) (*api.ExecProcessResponse, error) {
+	var pid int
+	_, err := v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) (err error) {
+		if err := checkName("process", req.GetProcess()); err != nil {
+			return err
+		}
+		pid, err = c.exec(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &api.ExecProcessResponse{Pid: uint32(pid)}, nil
+}
+
+func (v service) SignalProcess(ctx context.Context, req *api.SignalProcessRequest) (*api.Empty, error) {
+	return v.with(ctx, req.GetContainer(), func(_ context.Context, c *container) error {
+		if req.GetSignal() > maxSignal {
+			return fmt.Errorf("signal %d: %w", req.GetSignal(), syscall.EINVAL)
+		}
+		sig := syscall.Signal(req.GetSignal())
+		if req.GetAll() {
+			return c.signalAll(sig)
+		}
+		return c.signal(req.GetProcess(), sig)
+	})
+}
+
+func (v service) WaitProcess(ctx context.Context, req *api.ProcessRequest) (*api.WaitProcessResponse, error) {
+	c, err := v.s.container(req.GetContainer())
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	p, err := c.process(req.GetProcess())
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	if err := wait(ctx, p.done, "the process"); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	if p.child == nil {
+		return nil, api.ToStatus(fmt.Errorf("the process was not started: %w", syscall.ESRCH))
+	}
+	return &api.WaitProcessResponse{ExitCode: uint32(p.child.Code()), Oom: p.oom}, nil
+}
+
+func (v service) ResizeConsole(ctx context.Context, req *api.ResizeConsoleRequest) (*api.Empty, error) {
+	return v.with(ctx, req.GetContainer(), func(_ context.Context, c *container) error {
+		p, err := c.process(req.GetProcess())
+		if err != nil {
+			return err
+		}
+		return p.io.resize(req.GetWidth(), req.GetHeight())
+	})
+}
+
+func (v service) RemoveContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	c, err := v.s.container(req.GetContainer())
+	if err != nil {
+		return &api.Empty{}, nil // removed before, or never there
+	}
+	if err := v.s.remove(ctx, c); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	return &api.Empty{}, nil
+}
+
+func (v service) ListProcesses(ctx context.Context, req *api.ContainerRequest) (*api.ListProcessesResponse, error) {
+	resp := &api.ListProcessesResponse{}
+	_, err := v.with(ctx, req.GetContainer(), func(_ context.Context, c *container) error {
+		pids, err := c.group.Pids()
+		for _, pid := range pids {
+			resp.Pids = append(resp.Pids, uint32(pid))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (v service) PauseContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) error {
+		return c.group.Freeze(ctx)
+	})
+}
+
+func (v service) ResumeContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) error {
+		return c.group.Thaw(ctx)
+	})
+}
+
+func (v service) UpdateContainer(ctx context.Context, req *api.UpdateContainerRequest) (*api.Empty, error) {
+	return v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) error {
+		return v.s.cfg.Runtime.Update(ctx, c.name, req.GetResources())
+	})
+}
+
+func (v service) ContainerStats(ctx context.Context, req *api.ContainerRequest) (*api.ContainerStatsResponse, error) {
+	resp := &api.ContainerStatsResponse{}
+	_, err := v.with(ctx, req.GetContainer(), func(_ context.Context, c *container) (err error) {
+		resp.Files, err = c.group.Stats()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (v service) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetworkRequest) (*api.Empty, error) {
+	if v.s.cfg.Network == nil {
+		return nil, api.ToStatus(fmt.Errorf("this agent has no network: %w", syscall.ENOSYS))
+	}
+	if err := v.s.cfg.Ready(ctx); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	if err := v.s.cfg.Network.Configure(ctx, req); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	return &api.Empty{}, nil
+}
+
+// with runs f on a container as a call in flight: a removal cancels it and
+// waits for its end.
+func (v service) with(ctx context.Context, name string, f func(context.Context, *container) error) (*api.Empty, error) {
+	c, err := v.s.container(name)
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	ctx, end, err := c.begin(ctx)
+	if err != nil {
+		return nil, api.ToStatus(err)
+	}
+	defer end()
+	if err := f(ctx, c); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	return &api.Empty{}, nil
+}

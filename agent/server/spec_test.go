@@ -1,0 +1,155 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+)
+
+const share = "/run/vc/containers/c/share"
+
+func confine(config string) (*guestSpec, error) {
+	return confineSpec([]byte(config), share, "/vc/c", false)
+}
+
+func TestConfineSpec(t *testing.T) {
+	got, err := confine(`{
+		"ociVersion": "1.2.0", "extra": [1, 2],
+		"annotations": {"run.oci.hooks.stdout": "/dev/vda"},
+		"process": {"args": ["/bin/x", "y"], "cwd": "/", "terminal": true},
+		"root": {"path": "rootfs", "readonly": true},
+		"hooks": {"startContainer": [{"path": "/bin/x"}]},
+		"mounts": [
+			{"destination": "/proc", "type": "proc", "source": "proc"},
+			{"destination": "/data", "type": "bind", "source": "m/12", "options": ["rbind", "ro"]},
+			{"destination": "/x", "source": "m/0", "options": ["bind"]}
+		],
+		"linux": {"cgroupsPath": "user.slice:a:b", "namespaces": [{"type": "pid"}, {"type": "ipc", "path": "/proc/17/ns/ipc"}]}
+	}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.arg0 != "/bin/x" {
+		t.Errorf("arg0 %q", got.arg0)
+	}
+	want := `{"extra":[1,2],"hooks":{"startContainer":[{"path":"/bin/x"}]},` +
+		`"linux":{"cgroupsPath":"/vc/c","namespaces":[{"type":"pid"},{"path":"/proc/17/ns/ipc","type":"ipc"}]},` +
+		`"mounts":[{"destination":"/proc","source":"proc","type":"proc"},` +
+		`{"destination":"/data","options":["rbind","ro"],"source":"` + share + `/m/12","type":"bind"},` +
+		`{"destination":"/x","options":["bind"],"source":"` + share + `/m/0"}],` +
+		`"ociVersion":"1.0.2",` +
+		`"process":{"args":["/bin/x","y"],"cwd":"/","terminal":false},` +
+		`"root":{"path":"` + share + `/rootfs","readonly":true}}`
+	if string(got.config) != want {
+		t.Errorf("got  %s\nwant %s", got.config, want)
+	}
+}
+
+func TestConfineSpecRefuses(t *testing.T) {
+	for name, config := range map[string]string{
+		"no JSON":             `{`,
+		"null":                `null`,
+		"no object":           `[]`,
+		"no root":             `{"process":{"args":["x"]}}`,
+		"absolute root":       `{"process":{"args":["x"]},"root":{"path":"/"}}`,
+		"root above":          `{"process":{"args":["x"]},"root":{"path":"rootfs/../.."}}`,
+		"no process":          `{"root":{"path":"rootfs"}}`,
+		"no args":             `{"process":{"args":[]},"root":{"path":"rootfs"}}`,
+		"hooks":               `{"process":{"args":["x"]},"root":{"path":"rootfs"},"hooks":{"prestart":[{"path":"/bin/sh"}]}}`,
+		"absolute bind":       bind(`{"type":"bind","source":"/"}`),
+		"bind of the rootfs":  bind(`{"type":"bind","source":"rootfs"}`),
+		"bind above":          bind(`{"type":"bind","source":"m/../.."}`),
+		"bind below":          bind(`{"type":"bind","source":"m/0/x"}`),
+		"bind by option":      bind(`{"type":"tmpfs","source":"/etc","options":["rbind"]}`),
+		"bind without source": bind(`{"type":"bind"}`),
+		"a file system":       bind(`{"type":"ext4","source":"/dev/vda"}`),
+		"virtiofs":            bind(`{"type":"virtiofs","source":"t1"}`),
+		"no type":             bind(`{"source":"x"}`),
+		"null mount":          bind(`null`),
+		"namespace file":      `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"pid","path":"/etc/x"}]}}`,
+		"mount namespace":     `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}}`,
+	} {
+		if _, err := confine(config); !errors.Is(err, errSpec) {
+			t.Errorf("%s: %v, want a refusal", name, err)
+		}
+	}
+}
+
+func bind(mount string) string {
+	return `{"process":{"args":["x"]},"root":{"path":"rootfs"},"mounts":[` + mount + `]}`
+}
+
+func TestConfineProcess(t *testing.T) {
+	out, arg0, err := confineProcess([]byte(`{"args":["a"],"cwd":"/x"}`), true)
+	if err != nil || arg0 != "a" || string(out) != `{"args":["a"],"cwd":"/x","terminal":true}` {
+		t.Errorf("got %s, %q, %v", out, arg0, err)
+	}
+	for _, in := range []string{``, `null`, `{}`, `{"args":[""]}`, `{"args":"a"}`} {
+		if _, _, err := confineProcess([]byte(in), false); !errors.Is(err, errSpec) {
+			t.Errorf("%s: %v, want a refusal", in, err)
+		}
+	}
+}
+
+func TestCheckName(t *testing.T) {
+	for _, name := range []string{"a", "A_+.-9", ".hidden", "...", strings.Repeat("x", 255)} {
+		if err := checkName("container", name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"", ".", "..", "a/b", "a b", "-a", "a\n", "\x00", "ä", strings.Repeat("x", 256)} {
+		if err := checkName("container", name); !errors.Is(err, errSpec) {
+			t.Errorf("%q: %v, want a refusal", name, err)
+		}
+	}
+}
+
+// FuzzConfineSpec: whatever is let through has no path of the guest in it but
+// those below the share.
+func FuzzConfineSpec(f *testing.F) {
+	f.Add(bind(`{"type":"bind","source":"m/1","options":["bind"]}`))
+	f.Add(bind(`{"type":"proc","Type":"bind","source":"proc"}`))
+	f.Fuzz(func(t *testing.T, config string) {
+		got, err := confine(config)
+		if err != nil {
+			return
+		}
+		// Maps, since crun's parser tells upper from lower case.
+		var spec, root, linux, hooks map[string]json.RawMessage
+		var mounts, namespaces []map[string]any
+		var rootPath, cgroup string
+		decode := func(raw json.RawMessage, v any) {
+			if raw == nil {
+				return
+			}
+			if err := json.Unmarshal(raw, v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		decode(got.config, &spec)
+		decode(spec["root"], &root)
+		decode(root["path"], &rootPath)
+		decode(spec["linux"], &linux)
+		decode(linux["cgroupsPath"], &cgroup)
+		decode(linux["namespaces"], &namespaces)
+		decode(spec["mounts"], &mounts)
+		decode(spec["hooks"], &hooks)
+		delete(hooks, "startContainer")
+		if rootPath != share+"/rootfs" || cgroup != "/vc/c" || len(hooks) > 0 {
+			t.Errorf("let through: %s", got.config)
+		}
+		for _, m := range mounts {
+			fstype, _ := m["type"].(string)
+			source, _ := m["source"].(string)
+			if !kernelMounts[fstype] && !strings.HasPrefix(source, share+"/m/") {
+				t.Errorf("let through: %s", got.config)
+			}
+		}
+		for _, ns := range namespaces {
+			if path, _ := ns["path"].(string); path != "" && !strings.HasPrefix(path, "/proc/") {
+				t.Errorf("let through: %s", got.config)
+			}
+		}
+	})
+}

@@ -1,0 +1,208 @@
+// Command vc-agent is PID 1 of the guest: it sets up the virtual machine,
+// says hello to the host and serves the guest protocol (agent/api) until the
+// machine is switched off. It never ends: its death is the machine's.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"path"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/cgroup"
+	"github.com/vc-runtime/vc-runtime/agent/crun"
+	"github.com/vc-runtime/vc-runtime/agent/guest"
+	"github.com/vc-runtime/vc-runtime/agent/reaper"
+	"github.com/vc-runtime/vc-runtime/agent/server"
+)
+
+// version is set by the build (-ldflags "-X main.version=...").
+var version = "unknown"
+
+// Places in the guest image and in the running guest.
+const (
+	imageFile     = "/etc/vc/image.json"
+	crunPath      = "/usr/bin/crun"
+	crunState     = "/run/crun"
+	callsDir      = "/run/vc/calls"
+	containersDir = "/run/vc/containers"
+)
+
+func main() {
+	logger := log.New(os.Stderr, "vc-agent: ", 0)
+	if os.Getpid() != 1 {
+		logger.Print("this is the init of a guest, not a program to be called")
+		os.Exit(2)
+	}
+	logger.Printf("fatal: %v", run(context.Background(), logger))
+	os.Exit(1) // the kernel panics, which ends the machine
+}
+
+// run returns only with an error.
+func run(ctx context.Context, logger *log.Logger) error {
+	keepSignals()
+	if err := errors.Join(guest.MoveRoot(), guest.MountEarly()); err != nil {
+		return err
+	}
+	modules, err := guest.ReadModules(guest.ModulesFile)
+	if err != nil {
+		return err
+	}
+	if err := modules.LoadBoot(); err != nil {
+		return err
+	}
+	port, err := guest.OpenPort(ctx, api.PortName)
+	if err != nil {
+		return err
+	}
+	imageID, err := readImageID()
+	if err != nil {
+		return err
+	}
+
+	reap := reaper.New()
+	go reap.Run(ctx)
+	finish := newFinish(guest.Finish, makeFolders, modules.Preload)
+	srv := newServer(logger, reap, modules, finish.wait)
+	for {
+		err := session(ctx, port, srv, imageID, finish.start)
+		if errors.Is(err, syscall.ENODEV) || errors.Is(err, os.ErrClosed) {
+			return err // the port is gone
+		}
+		if err != nil {
+			logger.Printf("session: %v", err)
+		}
+	}
+}
+
+// keepSignals catches what would end the agent: a process without a pid
+// namespace of its own can signal PID 1. They are caught and not ignored,
+// because children inherit what is ignored.
+func keepSignals() {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM,
+		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPWR)
+}
+
+// session greets the host and serves it until it goes away. The rest of the
+// set-up starts once Hello is out.
+func session(ctx context.Context, port *guest.Port, srv *server.Server, imageID string, finish func()) error {
+	conn, err := port.Session()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	hello := api.Hello{Protocol: api.ProtocolVersion, Version: version, ImageID: imageID, UptimeMs: uptime().Milliseconds()}
+	welcome, err := server.Greet(helloThen{conn, finish}, hello)
+	if err != nil {
+		return err
+	}
+	if err := guest.Seed(time.Unix(0, welcome.TimeNs), welcome.Entropy); err != nil {
+		return err
+	}
+	return srv.Serve(ctx, conn)
+}
+
+// helloThen calls after once something has been written.
+type helloThen struct {
+	io.ReadWriter
+	after func()
+}
+
+func (h helloThen) Write(b []byte) (int, error) {
+	n, err := h.ReadWriter.Write(b)
+	h.after()
+	return n, err
+}
+
+func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, ready func(context.Context) error) *server.Server {
+	return server.New(server.Config{
+		Dir:         containersDir,
+		Runtime:     &crun.Runtime{Path: crunPath, State: crunState, Scratch: callsDir, Reaper: reap},
+		Shares:      &guest.Shares{Modules: modules, Reaper: reap},
+		Network:     &guest.Network{Modules: modules},
+		CgroupsPath: func(name string) string { return path.Join("/", guest.ContainersCgroup, name) },
+		Group: func(name string) server.Group {
+			return cgroup.Group{Dir: path.Join(guest.CgroupRoot, guest.ContainersCgroup, name)}
+		},
+		Ready: ready,
+		Log:   logger,
+	})
+}
+
+// finish runs the rest of the set-up once, in the background.
+type finish struct {
+	steps []func() error
+	once  sync.Once
+	done  chan struct{}
+	err   error // written before done is closed
+}
+
+func newFinish(steps ...func() error) *finish {
+	return &finish{steps: steps, done: make(chan struct{})}
+}
+
+func (f *finish) start() {
+	f.once.Do(func() {
+		go func() {
+			defer close(f.done)
+			for _, step := range f.steps {
+				f.err = errors.Join(f.err, step())
+			}
+		}()
+	})
+}
+
+func (f *finish) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the set-up of the guest: %w", ctx.Err())
+	}
+}
+
+func makeFolders() error {
+	for _, dir := range []string{crunState, callsDir, containersDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readImageID gives the id of the guest image, which the host compares with
+// the one it has started.
+func readImageID() (string, error) {
+	b, err := os.ReadFile(imageFile)
+	if err != nil {
+		return "", err
+	}
+	var image struct {
+		ImageID  string `json:"imageId"`
+		Protocol int    `json:"protocol"`
+	}
+	if err := json.Unmarshal(b, &image); err != nil {
+		return "", fmt.Errorf("decode %s: %w", imageFile, err)
+	}
+	return image.ImageID, nil
+}
+
+// uptime is the time since the kernel started.
+func uptime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
