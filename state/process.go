@@ -138,6 +138,7 @@ func (p Process) open() (int, error) {
 type stat struct {
 	start   uint64 // field 22
 	state   byte   // field 3
+	flags   uint64 // field 9
 	threads int    // field 20
 }
 
@@ -172,6 +173,10 @@ func parseStat(b []byte) (stat, error) {
 	if len(f) < 20 || len(f[0]) != 1 {
 		return stat{}, fmt.Errorf("%d fields after the command name", len(f))
 	}
+	flags, err := strconv.ParseUint(string(f[6]), 10, 64)
+	if err != nil {
+		return stat{}, fmt.Errorf("flags: %w", err)
+	}
 	threads, err := strconv.Atoi(string(f[17]))
 	if err != nil {
 		return stat{}, fmt.Errorf("number of threads: %w", err)
@@ -180,5 +185,5 @@ func parseStat(b []byte) (stat, error) {
 	if err != nil {
 		return stat{}, fmt.Errorf("start time: %w", err)
 	}
-	return stat{start: start, state: f[0][0], threads: threads}, nil
+	return stat{start: start, state: f[0][0], flags: flags, threads: threads}, nil
 }
