@@ -1,0 +1,130 @@
+// Package config is the configuration file: what may be set, the defaults,
+// and where programs and the guest image are looked for. The command reads it;
+// the monitor gets it from the create that starts it.
+//
+// What is unknown or wrong is an error that names file, key, value and what
+// was expected: a misspelt key must not become a default in silence.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// DefaultFile is read where no file is named; it need not exist.
+const DefaultFile = "/etc/vc-runtime/config.toml"
+
+// Config is the configuration. Its fields are the keys of the file, which
+// keys lists; packaging/config.toml says what they are for.
+type Config struct {
+	Runtime    Runtime
+	Hypervisor Hypervisor
+	Share      Share
+}
+
+// OnTerm is what kill with TERM does.
+type OnTerm string
+
+const (
+	OnTermStop   OnTerm = "stop"   // a full StopContainer
+	OnTermSignal OnTerm = "signal" // only delivers it
+)
+
+// Runtime is the table [runtime].
+type Runtime struct {
+	StopGrace   Duration
+	OnTerm      OnTerm
+	Annotations []string
+	// CreateTimeout is for a whole create, the boot of the VM included.
+	CreateTimeout Duration
+	// CallTimeout is for one request to a guest that lives.
+	CallTimeout Duration
+	// KillTimeout is what a guest gets to confirm a KILL.
+	KillTimeout Duration
+	// FlushTimeout is what the rest of the output gets after a kill.
+	FlushTimeout Duration
+	// TeardownTimeout is for the removal of a container from a VM that goes
+	// on, and for the end of a monitor.
+	TeardownTimeout Duration
+}
+
+// Accel is how guest code is run.
+type Accel string
+
+const (
+	AccelAuto Accel = "auto" // KVM where a guest boots on it, else TCG
+	AccelKVM  Accel = "kvm"
+	AccelTCG  Accel = "tcg"
+)
+
+// Hypervisor is the table [hypervisor].
+type Hypervisor struct {
+	QEMU         string
+	Accel        Accel
+	GuestImage   string
+	Kernel       string
+	CPUs         int
+	Memory       Size
+	HotplugSlots int
+	BootTimeout  Duration
+}
+
+// Values of Share.Cache: how long the guest may rely on what it knows of files.
+const (
+	CacheAuto   = "auto"
+	CacheAlways = "always"
+	CacheNever  = "never"
+)
+
+// Share is the table [share].
+type Share struct {
+	Virtiofsd string
+	Cache     string
+}
+
+// Default is the configuration without a file.
+func Default() *Config {
+	return &Config{
+		Runtime: Runtime{
+			StopGrace:       Seconds(30),
+			OnTerm:          OnTermStop,
+			Annotations:     []string{GraceAnnotation},
+			CreateTimeout:   Seconds(240),
+			CallTimeout:     Seconds(60),
+			KillTimeout:     Seconds(2),
+			FlushTimeout:    Seconds(1),
+			TeardownTimeout: Seconds(10),
+		},
+		Hypervisor: Hypervisor{
+			Accel:        AccelAuto,
+			CPUs:         1,
+			Memory:       256 * MiB,
+			HotplugSlots: 8,
+			BootTimeout:  Seconds(60),
+		},
+		Share: Share{Cache: CacheAuto},
+	}
+}
+
+// Load reads the file at path over the defaults. With "" it reads DefaultFile,
+// if there is one.
+func Load(path string) (*Config, error) {
+	named := path != ""
+	if !named {
+		path = DefaultFile
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !named {
+		return Default(), nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	c, err := Parse(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}

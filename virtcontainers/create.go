@@ -1,0 +1,298 @@
+package virtcontainers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/shim"
+)
+
+// Create makes a container, its process waiting in the guest before exec. On
+// an error nothing is left of it; the error names the phase that failed.
+func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
+	_, err := r.create(ctx, o)
+	return err
+}
+
+// create is Create, and gives the shim's process, a child of the caller.
+func (r *Runtime) create(ctx context.Context, o CreateOptions) (*os.Process, error) {
+	if err := state.ValidateID(o.ID); err != nil {
+		return nil, err
+	}
+	p, err := r.plan(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CreateTimeout.Std())
+	defer cancel()
+	lock, err := r.Store.Lock(ctx, o.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Release()
+	if err := r.makeRoom(ctx, o.ID); err != nil {
+		return nil, err
+	}
+	var undo cleanup
+	proc, err := r.build(ctx, p, &undo)
+	if err != nil {
+		return nil, errors.Join(err, undo.run())
+	}
+	return proc, nil
+}
+
+// plan is a create that has been checked as far as can be without making
+// anything.
+type plan struct {
+	CreateOptions
+	bundle  *oci.Bundle
+	guest   *oci.Guest
+	share   share.Config
+	netns   string // path, or "" for a fresh one
+	sandbox string
+	pod     bool
+	process json.RawMessage
+	console *net.UnixConn
+}
+
+func (r *Runtime) plan(o CreateOptions) (*plan, error) {
+	b, err := oci.Load(o.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	terminal := b.Spec.Process.Terminal
+	if o.ConsoleSocket != "" && !terminal {
+		return nil, errors.New("cannot use console socket if runc will not detach or allocate tty")
+	}
+	if o.PreserveFDs > 0 {
+		return nil, fmt.Errorf("--preserve-fds %d: descriptors cannot be handed into a virtual machine", o.PreserveFDs)
+	}
+	p := &plan{CreateOptions: o, bundle: b}
+	if p.netns, _, err = oci.NetworkNamespace(b.Spec); err != nil {
+		return nil, err
+	}
+	role := oci.Single
+	if p.sandbox, role, err = oci.SandboxOf(b.Spec.Annotations, o.ID); err != nil {
+		return nil, err
+	}
+	p.pod = role != oci.Single
+	if p.guest, err = b.Guest(oci.GuestOptions{ID: o.ID}); err != nil {
+		return nil, err
+	}
+	for _, d := range p.guest.Dropped {
+		r.Log.WithField("container", o.ID).Debugf("%s is not applied: %s", d.Field, d.Reason)
+	}
+	if _, err := r.Config.Grace(b.Spec.Annotations); err != nil {
+		return nil, err // now, not at the first TERM
+	}
+	if p.process, err = json.Marshal(b.Spec.Process); err != nil {
+		return nil, fmt.Errorf("encode process: %w", err)
+	}
+	server, err := r.Config.Share.ServerPath()
+	if err != nil {
+		return nil, err
+	}
+	p.share = share.Config{Server: server, Cache: r.Config.Share.Cache, Rootfs: b.Rootfs}
+	for _, bind := range p.guest.Binds {
+		p.share.Binds = append(p.share.Binds, share.Bind{
+			Source: bind.Source, Recursive: bind.Recursive,
+			ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
+		})
+	}
+	return p, nil
+}
+
+// makeRoom sees to it that the id is free. What an unfinished create has left
+// under it is cleaned up.
+func (r *Runtime) makeRoom(ctx context.Context, id string) error {
+	rec, err := r.Store.Container(id)
+	if errors.Is(err, state.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, ok := r.derive(rec); ok {
+		return state.ErrExist
+	}
+	return r.clean(ctx, rec)
+}
+
+// build makes the container step by step, and pushes onto undo how each step
+// is taken back.
+func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Process, error) {
+	self, err := state.Self()
+	if err != nil {
+		return nil, err
+	}
+	boot, err := state.BootID()
+	if err != nil {
+		return nil, err
+	}
+	spec := p.bundle.Spec
+	rec := &state.Container{
+		ID: p.ID, Sandbox: p.sandbox, Bundle: p.bundle.Dir, Rootfs: p.bundle.Rootfs,
+		OCIVersion: spec.Version, Annotations: spec.Annotations,
+		Status: lifecycle.Creating, Creator: self, Created: time.Now().UTC(), BootID: boot,
+		Terminal: spec.Process.Terminal, SystemdCgroup: p.SystemdCgroup, Process: p.process,
+	}
+	if spec.Linux != nil {
+		rec.CgroupsPath = spec.Linux.CgroupsPath
+	}
+	if err := r.Store.SaveContainer(rec); err != nil {
+		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
+	}
+	undo.push(func(context.Context) error { return r.Store.RemoveContainer(p.ID) })
+
+	claim, err := r.claimSandbox(ctx, p, undo)
+	if err != nil {
+		return nil, err
+	}
+	defer claim.Close()
+
+	proc, err := r.spawnShim(ctx, p, undo)
+	if err != nil {
+		return nil, err
+	}
+	if rec.Shim, err = state.FindProcess(proc.Pid); err != nil {
+		return nil, fmt.Errorf("the container's shim has died: %w", err)
+	}
+	rec.Status = lifecycle.Created
+	if err := r.Store.SaveContainer(rec); err != nil {
+		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
+	}
+	if _, err := claim.Call(ctx, &monitor.Request{Op: monitor.OpClaimed, Container: p.ID}, nil); err != nil {
+		return nil, fmt.Errorf("claim container %s: %w", p.ID, err)
+	}
+	if err := writePidFile(p.PidFile, proc.Pid); err != nil {
+		return nil, err
+	}
+	return proc, nil
+}
+
+// claimSandbox starts the container's sandbox, or joins its pod's, and claims
+// the container in it. The claim is good while the connection is open.
+func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) (*monitor.Conn, error) {
+	if p.pod {
+		if conn, err := r.joinSandbox(ctx, p.sandbox, p.ID); !errors.Is(err, monitor.ErrGone) {
+			return conn, err
+		}
+	}
+	undo.push(func(ctx context.Context) error { return r.endSandbox(ctx, p.sandbox) })
+	conn, err := r.spawnMonitor(p)
+	if err != nil {
+		return nil, err
+	}
+	// The claim goes first when things are undone: the monitor then ends by
+	// itself.
+	undo.push(func(context.Context) error { conn.Close(); return nil })
+	return conn, nil
+}
+
+func (r *Runtime) joinSandbox(ctx context.Context, sandbox, id string) (*monitor.Conn, error) {
+	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Call(ctx, &monitor.Request{Op: monitor.OpClaim, Container: id}, nil); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("join sandbox %s: %w", sandbox, err)
+	}
+	return conn, nil
+}
+
+// spawnShim starts the container's shim and waits until it has made the
+// container in the guest.
+func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Process, error) {
+	spec := p.bundle.Spec
+	cfg := &shim.Config{
+		Container:  p.ID,
+		SandboxDir: r.Store.SandboxDir(p.sandbox),
+		Spec:       p.guest.Spec, Share: &p.share,
+		// Not by the container's id: a socket's name must be short (unix(7)).
+		ShareSocket: "share-" + strconv.Itoa(os.Getpid()) + ".sock",
+		Terminal:    spec.Process.Terminal, Loopback: p.netns == "",
+		CreateTimeout: r.Config.Runtime.CreateTimeout.Std(),
+		FlushTimeout:  r.Config.Runtime.FlushTimeout.Std(),
+	}
+	if size := spec.Process.ConsoleSize; size != nil {
+		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
+	}
+	proc, conn, err := r.startShim(shimStart{
+		stdio: [3]*os.File{p.Stdin, p.Stdout, p.Stderr}, netns: p.netns, ownPidNS: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	undo.push(func(ctx context.Context) error { return endChild(ctx, proc) })
+	rep, err := r.briefShim(ctx, conn, cfg, p.ConsoleSocket)
+	if err != nil {
+		return nil, err
+	}
+	r.notice(rep.Notices)
+	return proc, nil
+}
+
+// briefShim hands a new shim its configuration and waits for its report.
+func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.Config, consoleSocket string) (*monitor.Reply, error) {
+	var console *os.File
+	if consoleSocket != "" {
+		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: consoleSocket})
+		if err != nil {
+			return nil, fmt.Errorf("console socket: %w", err)
+		}
+		defer c.Close()
+		if console, err = c.File(); err != nil {
+			return nil, fmt.Errorf("console socket: %w", err)
+		}
+		defer console.Close()
+	}
+	if err := conn.Send(cfg, console); err != nil {
+		return nil, fmt.Errorf("the shim has died: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var rep monitor.Reply
+	if _, err := conn.Receive(&rep); err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("create: not done after %s", cfg.CreateTimeout)
+		}
+		return nil, fmt.Errorf("the shim has died: %w", err)
+	}
+	if rep.Failure != nil {
+		return nil, rep.Failure
+	}
+	return &rep, nil
+}
+
+// writePidFile writes the bare number, and renames it into place since callers
+// watch for the name.
+func writePidFile(path string, pid int) error {
+	if path == "" {
+		return nil
+	}
+	dir, name := filepath.Split(path)
+	tmp := filepath.Join(dir, "."+name+"."+strconv.Itoa(os.Getpid()))
+	err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return fmt.Errorf("write pid file: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+package virtcontainers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+)
+
+// Delete removes a stopped container, and what is left of its sandbox. A
+// created one is stopped first, and with force one in any state; an unknown id
+// is no error then. Every step runs, also after one that fails.
+func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
+	if err := state.ValidateID(id); err != nil {
+		return err
+	}
+	if _, err := r.Store.Container(id); errors.Is(err, state.ErrNotExist) {
+		if force {
+			return nil
+		}
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
+	defer cancel()
+	lock, err := r.Store.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	rec, err := r.Store.Container(id)
+	if errors.Is(err, state.ErrNotExist) && force {
+		return nil // somebody else was quicker
+	}
+	if err != nil {
+		return err
+	}
+	st, ok := r.reconcile(ctx, rec)
+	if ok {
+		if err := lifecycle.Allow(lifecycle.OpDelete, st, lifecycle.Options{ID: id, Force: force}); err != nil {
+			return err
+		}
+	} else if !force {
+		return state.ErrNotExist
+	}
+	if ok && st != lifecycle.Stopped && st != lifecycle.Creating {
+		if err := r.stopNow(ctx, rec); err != nil {
+			return err
+		}
+	}
+	return r.clean(ctx, rec)
+}
+
+// clean ends what still lives of a container and removes its traces, the
+// record last: while that is there, somebody knows what to clean.
+func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
+	errs := []error{rec.Shim.Kill(ctx)}
+	if last, err := r.lastOf(rec); err != nil {
+		errs = append(errs, err)
+	} else if last {
+		errs = append(errs, r.endSandbox(ctx, rec.Sandbox))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean up container %s: %w", rec.ID, err)
+	}
+	return r.Store.RemoveContainer(rec.ID)
+}
+
+// lastOf reports whether no other container lives in the record's sandbox.
+func (r *Runtime) lastOf(rec *state.Container) (bool, error) {
+	entries, err := r.Store.Containers()
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if e.Container == nil || e.ID == rec.ID || e.Container.Sandbox != rec.Sandbox {
+			continue
+		}
+		if st, ok := r.derive(e.Container); ok && st != lifecycle.Stopped {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// endSandbox waits for the end of a sandbox that nobody needs any more, ends
+// it by force where that takes too long, and removes its folder.
+func (r *Runtime) endSandbox(ctx context.Context, id string) error {
+	sb, err := r.Store.Sandbox(id)
+	if err == nil {
+		wait, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())
+		defer cancel()
+		if sb.Monitor.Wait(wait) != nil {
+			r.Log.WithField("sandbox", id).Warn("the monitor does not end: killing it")
+		}
+		err = r.killSandbox(ctx, id)
+	} else if errors.Is(err, state.ErrNotExist) {
+		err = nil
+	}
+	if err != nil {
+		return fmt.Errorf("end sandbox %s: %w", id, err)
+	}
+	return r.Store.RemoveSandbox(id)
+}

@@ -1,0 +1,138 @@
+// Package monitor is how commands and shims talk to the monitor of a sandbox:
+// the messages on its socket, their framing, and a client. The monitor itself
+// is package monitor/sandbox.
+//
+// The socket lies in the sandbox's 0700 folder and both ends check that the
+// other is root (SO_PEERCRED, unix(7)). A connection carries one Request and
+// the Replies to it; what happens after the first Reply depends on the Op.
+package monitor
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+)
+
+// SocketName is the monitor's socket, in the sandbox's folder.
+const SocketName = "monitor.sock"
+
+// Op is what a Request asks for.
+type Op string
+
+const (
+	// OpSandbox is the first request on the connection that the monitor
+	// inherits from the create that spawned it, and holds a claim as OpClaim
+	// does.
+	OpSandbox Op = "sandbox"
+	// OpClaim holds the container: until the claimant has sent OpClaimed on
+	// the same connection, its end means that nobody wants the container.
+	OpClaim   Op = "claim"
+	OpClaimed Op = "claimed"
+	// OpCreate is sent by a container's shim with the file server's socket.
+	// The first Reply says that the container was created, the last one has
+	// the Exit. In between the shim may send OpSignal and OpResize. The
+	// container ends with the connection.
+	OpCreate Op = "create"
+	// OpExec is the same for a further process.
+	OpExec Op = "exec"
+	// OpStream turns the connection into the bytes of one stream.
+	OpStream Op = "stream"
+
+	OpStart     Op = "start"
+	OpSignal    Op = "signal"    // delivers a signal, tears nothing down
+	OpStop      Op = "stop"      // StopContainer; answers when it is stopped
+	OpResize    Op = "resize"    // sets the size of a terminal
+	OpProcesses Op = "processes" // host pids of shims
+	OpPause     Op = "pause"
+	OpResume    Op = "resume"
+)
+
+// Request is what a client sends.
+type Request struct {
+	Op        Op     `json:"op"`
+	Container string `json:"container,omitempty"`
+	Process   string `json:"process,omitempty"` // "" is the container's init
+
+	Sandbox *SandboxConfig `json:"sandbox,omitempty"` // OpSandbox
+	Spec    []byte         `json:"spec,omitempty"`    // OpCreate, OpExec: JSON for the guest
+	Stdio   Stdio          `json:"stdio,omitzero"`    // OpCreate, OpExec
+	Stream  string         `json:"stream,omitempty"`  // OpStream: api.Kind
+	Signal  int            `json:"signal,omitempty"`  // OpSignal, OpStop
+	All     bool           `json:"all,omitempty"`     // OpSignal
+	Width   uint16         `json:"width,omitempty"`   // OpResize, in characters
+	Height  uint16         `json:"height,omitempty"`
+	// Grace is how long OpStop with TERM waits before it kills, in
+	// nanoseconds; negative never escalates.
+	Grace int64 `json:"grace,omitempty"`
+}
+
+// SandboxConfig is all that a new monitor needs to know.
+type SandboxConfig struct {
+	ID     string        `json:"id"`
+	Root   string        `json:"root"` // of the state store
+	Exe    string        `json:"exe"`  // the runtime's path: the guest image may lie beside it
+	Config config.Config `json:"config"`
+	// Pod is false where the sandbox ends with its only container.
+	Pod bool `json:"pod"`
+}
+
+// Stdio says which streams a process has; see the agent's protocol.
+type Stdio struct {
+	Stdin    bool `json:"stdin,omitempty"`
+	Stdout   bool `json:"stdout,omitempty"`
+	Stderr   bool `json:"stderr,omitempty"`
+	Terminal bool `json:"terminal,omitempty"`
+}
+
+// Reply answers a Request.
+type Reply struct {
+	Failure *Failure `json:"failure,omitempty"`
+	Exit    *Exit    `json:"exit,omitempty"`
+	Pids    []int    `json:"pids,omitempty"`
+	// Process names the process that OpExec made.
+	Process string `json:"process,omitempty"`
+	// Notices are for the user's eyes, once.
+	Notices []string `json:"notices,omitempty"`
+}
+
+// Exit is the end of a process. Everything that the sandbox held for it has
+// been released when it is sent, but for what the shim itself holds.
+type Exit struct {
+	Code int  `json:"code"` // 128+N after signal N; 137 where the VM died
+	OOM  bool `json:"oom,omitempty"`
+	// Killed says that somebody waits for the end: the output that is still
+	// on its way is given the configured flush_timeout, not for ever.
+	Killed bool `json:"killed,omitempty"`
+}
+
+// Failure is an error on its way through the socket.
+type Failure struct {
+	Text  string        `json:"text"`
+	Errno syscall.Errno `json:"errno,omitempty"`
+}
+
+// ErrGone says that the monitor does not run, or ended during a call.
+var ErrGone = errors.New("the sandbox's monitor is gone")
+
+func (f *Failure) Error() string { return f.Text }
+
+// Unwrap lets errors.Is compare with an errno: ESRCH for a process or
+// container that is not there or has ended, ENOENT and EACCES for an
+// executable that cannot be run.
+func (f *Failure) Unwrap() error {
+	if f.Errno == 0 {
+		return nil
+	}
+	return f.Errno
+}
+
+// FailureOf makes the Failure that carries err.
+func FailureOf(err error) *Failure {
+	if err == nil {
+		return nil
+	}
+	f := &Failure{Text: err.Error()}
+	errors.As(err, &f.Errno)
+	return f
+}

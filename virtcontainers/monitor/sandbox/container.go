@@ -1,0 +1,372 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+)
+
+// container is one container of the sandbox, from its shim's request to its
+// shim's end.
+type container struct {
+	s    *Sandbox
+	id   string
+	log  *logrus.Entry
+	init *process
+	shim state.Process
+
+	shimGone chan struct{} // closed when the shim's process has ended
+	killed   chan struct{} // closed when the container has to end at once
+	released chan struct{} // closed when nothing of it is left
+	killOnce sync.Once
+
+	mu       sync.Mutex // guards what follows
+	device   hypervisor.Device
+	inGuest  bool // the agent knows it
+	started  bool
+	execs    map[string]*process
+	lastExec int
+}
+
+// newContainer registers the container whose shim is at the other end.
+func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*container, error) {
+	shim, err := s.shimOf(conn)
+	if err != nil {
+		return nil, fmt.Errorf("find the shim's process: %w", err)
+	}
+	c := &container{
+		s: s, id: req.Container, shim: shim,
+		log:      s.log.WithField("container", req.Container),
+		shimGone: make(chan struct{}),
+		killed:   make(chan struct{}),
+		released: make(chan struct{}),
+		execs:    make(map[string]*process),
+	}
+	c.init = newProcess(c, "", req.Stdio)
+	if err := s.add(c); err != nil {
+		return nil, err
+	}
+	go func() { // ends with the shim, which ends with the container
+		defer close(c.shimGone)
+		if err := shim.Wait(context.Background()); err != nil {
+			c.log.WithError(err).Error("wait for the shim")
+		}
+	}()
+	return c, nil
+}
+
+// create makes the container in the guest, its process waiting before exec.
+func (c *container) create(ctx context.Context, req *monitor.Request, share *os.File) error {
+	m, err := c.s.ready(ctx)
+	if err != nil {
+		return err
+	}
+	tag := c.id
+	if len(tag) > maxTag {
+		tag = "c" + strconv.Itoa(c.shim.Pid)
+	}
+	dev, err := m.VM.PlugShare(ctx, tag, share)
+	if err != nil {
+		return c.failed("attach the rootfs to the VM", err)
+	}
+	c.mu.Lock()
+	c.device, c.inGuest = dev, true
+	c.mu.Unlock()
+	_, err = m.Guest.CreateContainer(ctx, &api.CreateContainerRequest{
+		Container: c.id,
+		Spec:      req.Spec,
+		ShareTag:  tag,
+		Stdio:     guestStdio(req.Stdio),
+	})
+	if err != nil {
+		return c.failed("create the container in the guest", err)
+	}
+	c.init.watch()
+	return nil
+}
+
+// maxTag is the longest name of a virtio-fs device in bytes (virtio 1.2,
+// section 5.11.4).
+const maxTag = 36
+
+// failed names the phase of a failure. An answer of the agent stands for
+// itself; for anything else the end of the guest's console may tell why.
+func (c *container) failed(phase string, err error) error {
+	var guest *api.GuestError
+	if errors.As(err, &guest) {
+		return err
+	}
+	select {
+	case <-c.shimGone:
+		err = fmt.Errorf("the container's shim has died: %w", err)
+	default:
+	}
+	if tail := consoleTail(c.s.machine.VM.Console()); tail != "" {
+		return fmt.Errorf("%s: %w; the guest's console ends with: %s", phase, err, tail)
+	}
+	return fmt.Errorf("%s: %w", phase, err)
+}
+
+// undoCreate takes back a creation that failed.
+func (c *container) undoCreate() {
+	if c.s.bootErr == nil && c.s.machine != nil {
+		c.release()
+	}
+	c.kill()
+	close(c.released)
+}
+
+// supervise stays with a created container until its end, and does the
+// teardown: when it returns the shim has ended, and with it the file server.
+func (c *container) supervise() {
+	select {
+	case <-c.init.ended:
+	case <-c.shimGone:
+	case <-c.killed:
+	}
+	c.endProcess()
+	c.init.flush()
+	c.release()
+	exit := c.init.exit
+	exit.Killed = c.isKilled()
+	c.log.WithField("code", exit.Code).Info("the container has ended")
+	c.init.conn.Send(&monitor.Reply{Exit: &exit}, nil)
+	c.waitShim()
+	close(c.released)
+}
+
+// endProcess makes sure that the container's processes are dead: by asking
+// the guest, and where that does not answer in time by force.
+func (c *container) endProcess() {
+	if isClosed(c.init.ended) {
+		return
+	}
+	timeout := c.s.cfg.Config.Runtime.KillTimeout.Std()
+	// Without its shim the container has no rootfs: its processes may hang on
+	// that, and in a VM of its own there is nothing to be gentle with.
+	if !isClosed(c.init.controlEnded) || !c.s.last(c) {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		err := c.signal(ctx, "", unix.SIGKILL, true)
+		if err == nil || errors.Is(err, unix.ESRCH) {
+			select {
+			case <-c.init.ended:
+			case <-ctx.Done():
+				err = fmt.Errorf("killed processes are still there after %s", timeout)
+			}
+		}
+		cancel()
+		if isClosed(c.init.ended) {
+			return
+		}
+		c.log.WithError(err).Warn("the guest does not end the container: using force")
+	}
+	if c.s.last(c) {
+		c.s.killVM()
+	} else {
+		c.fence()
+	}
+	<-c.init.ended
+}
+
+// fence takes everything away from a container of a pod whose processes do
+// not die, so that its rootfs is released all the same. The VM is killed
+// where even that fails.
+func (c *container) fence() {
+	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
+	defer cancel()
+	err := c.shim.Kill(ctx) // the file server goes with it
+	c.mu.Lock()
+	dev := c.device
+	c.device = nil
+	c.mu.Unlock()
+	if err == nil && dev != nil {
+		err = dev.Unplug(ctx)
+	}
+	if err == nil {
+		select {
+		case <-c.init.ended: // the processes were stuck in the share
+			return
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	}
+	c.log.WithError(err).Error("cannot fence the container: ending the whole sandbox")
+	c.s.killVM()
+}
+
+// release gives back what the sandbox holds for the container.
+func (c *container) release() {
+	if c.s.last(c) {
+		c.s.killVM()
+		return
+	}
+	c.mu.Lock()
+	dev, inGuest := c.device, c.inGuest
+	c.device, c.inGuest = nil, false
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
+	defer cancel()
+	if inGuest {
+		if _, err := c.s.machine.Guest.RemoveContainer(ctx, &api.ContainerRequest{Container: c.id}); err != nil {
+			c.log.WithError(err).Warn("remove the container in the guest")
+		}
+	}
+	if dev != nil {
+		if err := dev.Unplug(ctx); err != nil {
+			c.log.WithError(err).Warn("unplug the share")
+		}
+	}
+}
+
+// waitShim waits for the shim, which writes the rest of the output and exits.
+// A reader may take its time for that, until somebody kills the container.
+func (c *container) waitShim() {
+	select {
+	case <-c.shimGone:
+		return
+	case <-c.killed:
+	}
+	select {
+	case <-c.shimGone:
+		return
+	case <-time.After(c.s.cfg.Config.Runtime.FlushTimeout.Std() + time.Second):
+	}
+	c.log.Warn("the shim does not end: killing it")
+	if err := c.shim.Signal(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		c.log.WithError(err).Error("kill the shim")
+	}
+	<-c.shimGone
+}
+
+// start lets the container's process exec.
+func (c *container) start(ctx context.Context) error {
+	m, err := c.s.ready(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := m.Guest.StartContainer(ctx, &api.ContainerRequest{Container: c.id}); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.started = true
+	c.mu.Unlock()
+	return nil
+}
+
+// signal delivers a signal to one process of the container, or to all.
+func (c *container) signal(ctx context.Context, process string, sig unix.Signal, all bool) error {
+	m, err := c.s.ready(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = m.Guest.SignalProcess(ctx, &api.SignalProcessRequest{
+		Container: c.id, Process: process, Signal: uint32(sig), All: all,
+	})
+	return err
+}
+
+// stop is StopContainer for a polite signal: it waits for the end of the
+// process, at most the grace (for ever where that is negative), and kills.
+func (c *container) stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {
+	c.mu.Lock()
+	started := c.started
+	c.mu.Unlock()
+	if !started {
+		return c.stopNow()
+	}
+	if err := c.signal(ctx, "", sig, false); err != nil && !errors.Is(err, unix.ESRCH) {
+		c.log.WithError(err).Warn("deliver the signal: waiting out the grace all the same")
+	}
+	var over <-chan time.Time
+	if grace >= 0 {
+		t := time.NewTimer(grace)
+		defer t.Stop()
+		over = t.C
+	}
+	select {
+	case <-c.released:
+		return nil
+	case <-c.killed: // a KILL has overtaken
+	case <-over:
+		c.log.WithField("grace", grace).Info("the container does not obey: killing it")
+	}
+	return c.stopNow()
+}
+
+// stopNow kills the container and returns when it has been released.
+func (c *container) stopNow() error {
+	c.kill()
+	<-c.released
+	return nil
+}
+
+// kill makes the container end at once. It does not wait.
+func (c *container) kill() { c.killOnce.Do(func() { close(c.killed) }) }
+
+func (c *container) isKilled() bool { return isClosed(c.killed) }
+
+func (c *container) resize(ctx context.Context, req *monitor.Request) error {
+	m, err := c.s.ready(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = m.Guest.ResizeConsole(ctx, &api.ResizeConsoleRequest{
+		Container: c.id, Process: req.Process,
+		Width: uint32(req.Width), Height: uint32(req.Height),
+	})
+	return err
+}
+
+func (c *container) pause(ctx context.Context) error {
+	_, err := c.s.machine.Guest.PauseContainer(ctx, &api.ContainerRequest{Container: c.id})
+	return err
+}
+
+func (c *container) resume(ctx context.Context) error {
+	_, err := c.s.machine.Guest.ResumeContainer(ctx, &api.ContainerRequest{Container: c.id})
+	return err
+}
+
+// hostPids are the pids of the shims, which stand for the processes.
+func (c *container) hostPids() []int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	pids := []int{c.shim.Pid}
+	for _, p := range c.execs {
+		if pid, err := monitor.PeerPid(p.conn.UnixConn); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// killVM ends the VM; everything in it ends with 137.
+func (s *Sandbox) killVM() {
+	if s.booting() || s.machine == nil {
+		return // the boot notices that the sandbox is idle
+	}
+	if err := s.machine.VM.Kill(); err != nil {
+		s.log.WithError(err).Error("kill the VM")
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}

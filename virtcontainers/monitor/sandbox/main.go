@@ -1,0 +1,108 @@
+package sandbox
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+)
+
+// What the monitor inherits from the create that starts it.
+const (
+	parentFD = 3 // the first claim
+	listenFD = 4 // the listening socket
+)
+
+// logName is the monitor's log, in the sandbox's folder: it has no stderr.
+const logName = "monitor.log"
+
+// Main is the monitor's process. It gives the exit code.
+func Main(boot Booter) int {
+	debug.SetGCPercent(50)
+	first, err := monitor.FileConn(os.NewFile(parentFD, "parent"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vc-runtime monitor: started by hand: it is for vc-runtime's own use")
+		return 1
+	}
+	first.SetReadDeadline(time.Now().Add(requestTimeout))
+	var req monitor.Request
+	if _, err := first.Receive(&req); err != nil || req.Op != monitor.OpSandbox || req.Sandbox == nil {
+		return 1 // the create has died
+	}
+	first.SetReadDeadline(time.Time{})
+	if err := serveSandbox(req.Sandbox, first, req.Container, boot); err != nil {
+		return 1
+	}
+	return 0
+}
+
+func serveSandbox(cfg *monitor.SandboxConfig, first *monitor.Conn, id string, boot Booter) error {
+	store, err := state.Open(cfg.Root)
+	if err != nil {
+		return err
+	}
+	dir := store.SandboxDir(cfg.ID)
+	logFile, err := os.OpenFile(filepath.Join(dir, logName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	logger := logrus.New()
+	logger.SetOutput(logFile)
+	logger.SetLevel(logrus.DebugLevel)
+	// ttrpc logs through logrus's own logger, what a guest makes it say too.
+	logrus.SetOutput(io.Discard)
+	log := logger.WithField("sandbox", cfg.ID)
+
+	held, err := store.HoldSandbox(cfg.ID)
+	if err != nil {
+		log.WithError(err).Error("hold the sandbox's lock")
+		return err
+	}
+	defer held.Close()
+	l, err := net.FileListener(os.NewFile(listenFD, "socket"))
+	if err != nil {
+		log.WithError(err).Error("use the inherited socket")
+		return err
+	}
+	ul, ok := l.(*net.UnixListener)
+	if !ok {
+		return fmt.Errorf("the inherited socket is %s", l.Addr().Network())
+	}
+	ul.SetUnlinkOnClose(false)
+	err = newSandbox(cfg, store, log).Serve(context.Background(), boot, ul, first, id)
+	if err != nil {
+		log.WithError(err).Error("the sandbox has ended")
+	}
+	return err
+}
+
+// consoleTail makes one line of the last lines of a guest's console. The
+// bytes are the guest's: whatever is not plain text is taken out.
+func consoleTail(console []byte) string {
+	const maxLines, maxBytes = 8, 1000
+	clean := strings.Map(func(r rune) rune {
+		if r == '\n' || r >= ' ' && r < 0x7f {
+			return r
+		}
+		return -1
+	}, string(console))
+	var lines []string
+	for line := range strings.SplitSeq(clean, "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	tail := strings.Join(lines[max(0, len(lines)-maxLines):], " | ")
+	return tail[max(0, len(tail)-maxBytes):]
+}

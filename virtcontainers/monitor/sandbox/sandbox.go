@@ -1,0 +1,257 @@
+// Package sandbox is the monitor: the one process that owns a virtual
+// machine, from its boot to its end, and everything that the containers in it
+// share. It runs as a hidden sub-command, one for each sandbox.
+//
+// Lifetime: the monitor goes on while a container lives in its sandbox or
+// somebody holds a claim (a create that has not finished), and ends as soon
+// as neither is the case. The VM dies with it, by parent-death signal, so
+// that its own death by SIGKILL leaves nothing behind either.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+)
+
+// Guest is the agent, as the monitor uses it.
+type Guest interface {
+	api.AgentService
+	// OpenStream connects to one stream of a process.
+	OpenStream(ctx context.Context, kind api.Kind, container, process string) (net.Conn, error)
+	// Done is closed when the agent cannot be talked to any more.
+	Done() <-chan struct{}
+	Close() error
+}
+
+// Machine is a booted VM and the agent in it.
+type Machine struct {
+	VM    hypervisor.VM
+	Guest Guest
+	// Notices are for the user who asked for the sandbox.
+	Notices []string
+}
+
+// Booter boots the machine of a sandbox. started is called once as soon as
+// the VM runs, which is long before the agent answers. On an error nothing
+// is left running, and the error has the phase and the end of the console.
+type Booter func(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervisor.VM) error) (*Machine, error)
+
+// Sandbox is the state of a monitor.
+type Sandbox struct {
+	cfg   *monitor.SandboxConfig
+	store *state.Store
+	log   *logrus.Entry
+
+	// shimOf finds the process at the other end of a shim's connection.
+	shimOf func(*monitor.Conn) (state.Process, error)
+
+	booted  chan struct{} // closed when machine or bootErr is set
+	machine *Machine
+	bootErr error
+
+	mu         sync.Mutex            // guards what follows
+	containers map[string]*container // by id, until released
+	claims     map[string]bool       // ids of containers that somebody is creating
+	idle       chan struct{}         // closed when the last container and claim have gone
+	ended      bool
+
+	requests sync.WaitGroup // connections being served
+}
+
+func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
+	return &Sandbox{
+		cfg: cfg, store: store, log: log, shimOf: peerProcess,
+		booted:     make(chan struct{}),
+		containers: make(map[string]*container),
+		claims:     make(map[string]bool),
+		idle:       make(chan struct{}),
+	}
+}
+
+func peerProcess(conn *monitor.Conn) (state.Process, error) {
+	pid, err := monitor.PeerPid(conn.UnixConn)
+	if err != nil {
+		return state.Process{}, err
+	}
+	return state.FindProcess(pid)
+}
+
+// Serve boots the machine and serves the socket, and returns when nobody
+// needs the sandbox any more and the VM is dead. first is the connection of
+// the create that started the monitor, to make the container called id.
+func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, first *monitor.Conn, id string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	s.claims[id] = true
+	s.requests.Go(func() { s.serveClaim(first, id) })
+
+	bootCtx, stopBoot := context.WithCancel(ctx)
+	go func() { // nobody wants the machine any more: stop booting it
+		select {
+		case <-s.idle:
+		case <-ctx.Done():
+		}
+		stopBoot()
+	}()
+	go s.accept(l)
+	s.machine, s.bootErr = boot(bootCtx, s.cfg, s.recordVM)
+	close(s.booted)
+	if s.bootErr != nil {
+		s.log.WithError(s.bootErr).Warn("the machine did not boot")
+	}
+
+	<-s.idle
+	l.Close()
+	var err error
+	if s.machine != nil {
+		err = s.machine.VM.Kill()
+		s.machine.Guest.Close()
+	}
+	s.finishRequests(2 * time.Second)
+	return err
+}
+
+// finishRequests lets the last answers get out.
+func (s *Sandbox) finishRequests(limit time.Duration) {
+	done := make(chan struct{})
+	go func() { s.requests.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(limit):
+		s.log.Warn("ending with requests unanswered")
+	}
+}
+
+// recordVM writes down which process is the VM, so that others can see that
+// it is dead, and end it should this monitor fail to.
+func (s *Sandbox) recordVM(vm hypervisor.VM) error {
+	rec, err := s.store.Sandbox(s.cfg.ID)
+	if err != nil {
+		return fmt.Errorf("record the VM: %w", err)
+	}
+	rec.VM = vm.Process()
+	return s.store.SaveSandbox(rec)
+}
+
+// ready waits for the boot and gives its result.
+func (s *Sandbox) ready(ctx context.Context) (*Machine, error) {
+	select {
+	case <-s.booted:
+		return s.machine, s.bootErr
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the VM to boot: %w", context.Cause(ctx))
+	}
+}
+
+// booting reports whether the boot has not ended yet.
+func (s *Sandbox) booting() bool {
+	select {
+	case <-s.booted:
+		return false
+	default:
+		return true
+	}
+}
+
+func (s *Sandbox) accept(l *net.UnixListener) {
+	for {
+		uc, err := l.AcceptUnix()
+		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				s.log.WithError(err).Error("accept")
+			}
+			return
+		}
+		s.requests.Go(func() { s.serve(monitor.NewConn(uc)) })
+	}
+}
+
+// claim keeps the sandbox alive, and lets the container called id be made in
+// it, until dropClaim.
+func (s *Sandbox) claim(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.ended:
+		return errEnding
+	case s.claims[id] || s.containers[id] != nil:
+		return fmt.Errorf("container %s is in the sandbox already: %w", id, unix.EEXIST)
+	}
+	s.claims[id] = true
+	return nil
+}
+
+func (s *Sandbox) dropClaim(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.claims, id)
+	s.endIfIdle()
+}
+
+var errEnding = fmt.Errorf("the sandbox is ending: %w", unix.ESRCH)
+
+func (s *Sandbox) add(c *container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return errEnding
+	}
+	if !s.claims[c.id] {
+		return fmt.Errorf("container %s: nobody claims it: %w", c.id, unix.ECANCELED)
+	}
+	if s.containers[c.id] != nil {
+		return fmt.Errorf("container %s is in the sandbox already: %w", c.id, unix.EEXIST)
+	}
+	s.containers[c.id] = c
+	return nil
+}
+
+func (s *Sandbox) remove(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
+	s.endIfIdle()
+}
+
+// endIfIdle is called with mu held.
+func (s *Sandbox) endIfIdle() {
+	if !s.ended && len(s.claims) == 0 && len(s.containers) == 0 {
+		s.ended = true
+		close(s.idle)
+	}
+}
+
+// container gives a container that is in the sandbox, or ESRCH.
+func (s *Sandbox) container(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("container %s is not in the sandbox: %w", id, unix.ESRCH)
+}
+
+// last reports whether the VM ends with c: nobody else is in it.
+func (s *Sandbox) last(c *container) bool {
+	if !s.cfg.Pod || c.id == s.cfg.ID {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.containers) == 1 && s.containers[c.id] == c && len(s.claims) == 0
+}

@@ -1,0 +1,210 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+)
+
+// requestTimeout is how long a peer may take to say what it wants.
+const requestTimeout = 10 * time.Second
+
+// serve answers one connection.
+func (s *Sandbox) serve(conn *monitor.Conn) {
+	defer conn.Close()
+	if err := monitor.CheckPeer(conn.UnixConn); err != nil {
+		s.log.WithError(err).Error("refused a connection")
+		return
+	}
+	conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	var req monitor.Request
+	file, err := conn.Receive(&req)
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			s.log.WithError(err).Warn("unreadable request")
+		}
+		return
+	}
+	if file != nil {
+		defer file.Close()
+	}
+	conn.SetReadDeadline(time.Time{})
+
+	log := s.log.WithField("op", req.Op).WithField("container", req.Container)
+	log.Debug("request")
+	switch req.Op {
+	case monitor.OpClaim:
+		err := s.claim(req.Container)
+		sent := reply(conn, err)
+		switch {
+		case err == nil && sent:
+			s.serveClaim(conn, req.Container)
+		case err == nil:
+			s.dropClaim(req.Container)
+		}
+	case monitor.OpCreate:
+		s.serveCreate(conn, &req, file)
+	case monitor.OpExec:
+		s.serveExec(conn, &req)
+	case monitor.OpStream:
+		s.serveStream(conn, &req)
+	default:
+		rep, err := s.answer(conn, &req)
+		if err != nil {
+			log.WithError(err).Debug("refused")
+			rep = &monitor.Reply{Failure: monitor.FailureOf(err)}
+		}
+		conn.Send(rep, nil) // the asker may have gone: nothing to do about it
+	}
+}
+
+// reply sends an empty reply or a failure, and reports whether it was sent.
+func reply(conn *monitor.Conn, err error) bool {
+	return conn.Send(&monitor.Reply{Failure: monitor.FailureOf(err)}, nil) == nil
+}
+
+// serveClaim holds the claim on a container until it is made good or its
+// holder goes away, which ends the container.
+func (s *Sandbox) serveClaim(conn *monitor.Conn, id string) {
+	defer conn.Close()
+	defer s.dropClaim(id)
+	var req monitor.Request
+	_, err := conn.Receive(&req)
+	c, missing := s.container(id)
+	switch {
+	case err == nil && req.Op == monitor.OpClaimed:
+		reply(conn, missing)
+	case missing == nil:
+		c.log.Info("nobody claimed the container: ending it")
+		c.kill()
+	}
+}
+
+// answer serves the requests that have one reply.
+func (s *Sandbox) answer(conn *monitor.Conn, req *monitor.Request) (*monitor.Reply, error) {
+	c, err := s.container(req.Container)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Config.Runtime.CallTimeout.Std())
+	defer cancel()
+	switch req.Op {
+	case monitor.OpStart:
+		return &monitor.Reply{}, c.start(ctx)
+	case monitor.OpSignal:
+		return &monitor.Reply{}, c.signal(ctx, req.Process, unix.Signal(req.Signal), req.All)
+	case monitor.OpStop:
+		if unix.Signal(req.Signal) == unix.SIGKILL {
+			return &monitor.Reply{}, c.stopNow()
+		}
+		return &monitor.Reply{}, c.stop(ctx, unix.Signal(req.Signal), time.Duration(req.Grace))
+	case monitor.OpResize:
+		return &monitor.Reply{}, c.resize(ctx, req)
+	case monitor.OpProcesses:
+		return &monitor.Reply{Pids: c.hostPids()}, nil
+	case monitor.OpPause:
+		return &monitor.Reply{}, c.pause(ctx)
+	case monitor.OpResume:
+		return &monitor.Reply{}, c.resume(ctx)
+	default:
+		return nil, fmt.Errorf("request %q is unknown to this monitor", req.Op)
+	}
+}
+
+// serveStream joins a stream of a process with the connection.
+func (s *Sandbox) serveStream(conn *monitor.Conn, req *monitor.Request) {
+	c, err := s.container(req.Container)
+	if err != nil {
+		reply(conn, err)
+		return
+	}
+	p, err := c.process(req.Process)
+	if err != nil {
+		reply(conn, err)
+		return
+	}
+	kind := api.Kind(req.Stream)
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Config.Runtime.CallTimeout.Std())
+	guest, err := s.machine.Guest.OpenStream(ctx, kind, c.id, req.Process)
+	cancel()
+	if !reply(conn, err) || err != nil {
+		if err == nil {
+			guest.Close()
+		}
+		p.streamEnded(kind)
+		return
+	}
+	p.splice(kind, guest, conn.UnixConn)
+}
+
+// serveCreate makes a container for the shim at the other end, and stays with
+// the shim until the container's end.
+func (s *Sandbox) serveCreate(conn *monitor.Conn, req *monitor.Request, share *os.File) {
+	c, err := s.newContainer(conn, req)
+	if err != nil {
+		reply(conn, err)
+		return
+	}
+	defer s.remove(c)
+	if share == nil {
+		reply(conn, errors.New("create: the file server's socket did not come along"))
+		return
+	}
+	// The shim's end ends the creation too.
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Config.Runtime.CreateTimeout.Std())
+	defer cancel()
+	go func() {
+		select {
+		case <-c.shimGone:
+		case <-c.killed:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	c.init.control(conn)
+	err = c.create(ctx, req, share)
+	if err != nil {
+		reply(conn, err)
+		c.undoCreate()
+		return
+	}
+	rep := &monitor.Reply{Notices: s.machine.Notices}
+	if err := conn.Send(rep, nil); err != nil {
+		c.kill()
+	}
+	c.supervise()
+}
+
+// serveExec starts a process for the shim, or the exec command, at the other
+// end, and stays with it until the process's end.
+func (s *Sandbox) serveExec(conn *monitor.Conn, req *monitor.Request) {
+	c, err := s.container(req.Container)
+	if err != nil {
+		reply(conn, err)
+		return
+	}
+	p, err := c.exec(conn, req)
+	if err != nil {
+		reply(conn, err)
+		return
+	}
+	defer c.forget(p)
+	if err := conn.Send(&monitor.Reply{Process: p.id}, nil); err != nil {
+		p.signalQuietly(unix.SIGKILL)
+	}
+	exit := p.waitExec()
+	conn.Send(&monitor.Reply{Exit: exit}, nil)
+	// The shim's connection ends when it has passed the exit on.
+	select {
+	case <-p.controlEnded:
+	case <-time.After(s.cfg.Config.Runtime.TeardownTimeout.Std()):
+	}
+}

@@ -1,0 +1,253 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+)
+
+// Errors about what is in the namespace.
+var (
+	// ErrUnsupported marks what a VM cannot be given.
+	ErrUnsupported = errors.New("not possible in a virtual machine")
+	// ErrBusy marks an interface whose traffic goes elsewhere: to another VM,
+	// or by filters of somebody else.
+	ErrBusy = errors.New("interface is in use")
+)
+
+// Machine is a VM, as far as this package is concerned.
+type Machine interface {
+	PlugNIC(ctx context.Context, nic hypervisor.NIC) (hypervisor.Device, error)
+}
+
+// Guest is its agent.
+type Guest interface {
+	ConfigureNetwork(ctx context.Context, req *api.ConfigureNetworkRequest) (*api.Empty, error)
+}
+
+// Attachment is a network namespace that is connected to a VM. Its methods may
+// be called from any goroutine; they wait for each other.
+type Attachment struct {
+	netns  *os.File
+	queues int
+	// busy holds one token; who has it may use what follows.
+	busy chan struct{}
+
+	endpoints  []*endpoint
+	found      *topology                    // what was seen last
+	configured *api.ConfigureNetworkRequest // what the guest has; nil for nothing
+}
+
+// endpoint is one interface of the namespace and its tap.
+type endpoint struct {
+	index     int // of the namespace's interface
+	name      string
+	deviceMAC net.HardwareAddr // by which the guest knows the device
+	tap       *tap
+	device    hypervisor.Device // nil until it is plugged
+}
+
+// Attach makes a tap for each interface that is in the namespace now, and
+// connects the two. The VM, which may not run yet, gets them with Sync. queues is
+// its number of vCPUs: each gets a queue of its own. A namespace without
+// interfaces is fine. On an error nothing is left behind. The caller keeps
+// netns.
+func Attach(ctx context.Context, netns *os.File, queues int) (*Attachment, error) {
+	own, err := duplicate(netns)
+	if err != nil {
+		return nil, fmt.Errorf("attach network: %w", err)
+	}
+	a := &Attachment{netns: own, queues: max(1, queues), busy: make(chan struct{}, 1)}
+	a.busy <- struct{}{}
+	if err := a.refresh(ctx); err != nil {
+		return nil, fmt.Errorf("attach network: %w", errors.Join(err, a.Close(context.WithoutCancel(ctx))))
+	}
+	return a, nil
+}
+
+// Sync looks at the namespace again and makes the guest's network what that
+// is: new interfaces are plugged, those that have gone are unplugged, and the
+// guest is configured where anything has changed. When it returns without an
+// error the guest's network is complete. Callers that change the namespace
+// between create and start want it before both.
+func (a *Attachment) Sync(ctx context.Context, vm Machine, guest Guest) error {
+	done, err := a.enter(ctx)
+	if err != nil {
+		return fmt.Errorf("connect network: %w", err)
+	}
+	defer done()
+	if err := a.refresh(ctx); err != nil {
+		return fmt.Errorf("connect network: %w", err)
+	}
+	if err := a.unplugGone(ctx); err != nil {
+		return fmt.Errorf("connect network: %w", err)
+	}
+	for _, e := range a.endpoints {
+		if err := e.plug(ctx, vm); err != nil {
+			return fmt.Errorf("connect network: interface %s: %w", e.name, err)
+		}
+	}
+	req := a.request()
+	if proto.Equal(req, a.configured) || a.configured == nil && len(req.Interfaces) == 0 {
+		return nil
+	}
+	if _, err := guest.ConfigureNetwork(ctx, req); err != nil {
+		return fmt.Errorf("connect network: %w", err)
+	}
+	a.configured = req
+	return nil
+}
+
+// Close removes the taps and the traffic control of the namespace. It is for
+// after the VM's end: a QEMU that loses a tap spins. What has gone already is
+// fine, and so is a second call.
+func (a *Attachment) Close(ctx context.Context) error {
+	done, err := a.enter(ctx)
+	if err != nil {
+		return fmt.Errorf("detach network: %w", err)
+	}
+	defer done()
+	if a.netns == nil {
+		return nil
+	}
+	err = inNamespace(a.netns, func(h *netlink.Handle) error {
+		var errs []error
+		for _, e := range a.endpoints {
+			errs = append(errs, e.disconnect(h))
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil {
+		return fmt.Errorf("detach network: %w", err) // and can be tried again
+	}
+	a.endpoints = nil
+	a.netns.Close()
+	a.netns = nil
+	return nil
+}
+
+// enter waits for other calls to end.
+func (a *Attachment) enter(ctx context.Context) (done func(), err error) {
+	select {
+	case <-a.busy:
+		return func() { a.busy <- struct{}{} }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("another call is at it: %w", ctx.Err())
+	}
+}
+
+// refresh does the namespace's part: it connects interfaces that are new.
+func (a *Attachment) refresh(ctx context.Context) error {
+	if a.netns == nil {
+		return os.ErrClosed
+	}
+	return inNamespace(a.netns, func(h *netlink.Handle) error {
+		t, err := readTopology(h)
+		if err != nil {
+			return err
+		}
+		for _, i := range t.interfaces {
+			if a.endpoint(i.index) != nil {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			tap, err := connect(h, i, a.queues)
+			if err != nil {
+				return fmt.Errorf("interface %s: %w", i.config.Name, err)
+			}
+			a.endpoints = append(a.endpoints, &endpoint{
+				index: i.index, name: i.config.Name, deviceMAC: a.freeMAC(i.config.Mac), tap: tap,
+			})
+		}
+		a.found = t
+		return nil
+	})
+}
+
+func (a *Attachment) endpoint(index int) *endpoint {
+	for _, e := range a.endpoints {
+		if e.index == index {
+			return e
+		}
+	}
+	return nil
+}
+
+// freeMAC is the hardware address for a device: that of the interface, or where
+// another one has the same (a VLAN's has that of its parent) a random one of
+// those that are nobody's.
+func (a *Attachment) freeMAC(mac net.HardwareAddr) net.HardwareAddr {
+	for slices.ContainsFunc(a.endpoints, func(e *endpoint) bool { return bytes.Equal(e.deviceMAC, mac) }) {
+		mac = make(net.HardwareAddr, 6)
+		rand.Read(mac)            // never fails (crypto/rand)
+		mac[0] = mac[0]&^0x01 | 2 // unicast, locally administered
+	}
+	return mac
+}
+
+// unplugGone takes from the VM the interfaces that the namespace has lost.
+func (a *Attachment) unplugGone(ctx context.Context) error {
+	for _, e := range slices.Clone(a.endpoints) {
+		if a.found.has(e.index) {
+			continue
+		}
+		if e.device != nil {
+			if err := e.device.Unplug(ctx); err != nil {
+				return fmt.Errorf("interface %s has gone: %w", e.name, err)
+			}
+		}
+		// QEMU's files are closed; with ours the tap goes.
+		e.tap.closeFiles()
+		if err := inNamespace(a.netns, e.disconnect); err != nil {
+			return fmt.Errorf("interface %s has gone: %w", e.name, err)
+		}
+		a.endpoints = slices.DeleteFunc(a.endpoints, func(other *endpoint) bool { return other == e })
+	}
+	return nil
+}
+
+// plug gives the VM the endpoint's tap, once. Our files are closed then, so that
+// the tap ends with the VM.
+func (e *endpoint) plug(ctx context.Context, vm Machine) error {
+	if e.device != nil {
+		return nil
+	}
+	device, err := vm.PlugNIC(ctx, hypervisor.NIC{Taps: e.tap.queues, Vhost: e.tap.vhost, MAC: e.deviceMAC})
+	if err != nil {
+		return err
+	}
+	e.device = device
+	e.tap.closeFiles()
+	return nil
+}
+
+func (e *endpoint) disconnect(h *netlink.Handle) error {
+	e.tap.closeFiles()
+	return errors.Join(removeTap(h, e.tap), removeRedirect(h, e.index))
+}
+
+// request is what the guest is to be told.
+func (a *Attachment) request() *api.ConfigureNetworkRequest {
+	req := &api.ConfigureNetworkRequest{Routes: a.found.routes}
+	for _, i := range a.found.interfaces {
+		if e := a.endpoint(i.index); e != nil {
+			config := proto.CloneOf(i.config)
+			config.DeviceMac = e.deviceMAC
+			req.Interfaces = append(req.Interfaces, config)
+		}
+	}
+	return req
+}

@@ -1,0 +1,63 @@
+// Package network connects a virtual machine to the network namespace that the
+// callers of a runtime prepare for a container. It runs in the monitor, which
+// stays in the host's namespace itself.
+//
+// # How packets go
+//
+// For each interface of the namespace there is a tap device next to it, and two
+// traffic control filters that hand everything that comes in on the one out on
+// the other:
+//
+//	bridge ── veth ── eth0 ⇄ vctap0 ── QEMU ── eth0 in the guest
+//
+// The guest's interface has the name, the hardware address, the MTU, the
+// addresses, routes and permanent neighbours of the namespace's, so that to the
+// peer it is the same station. The namespace's own interface keeps all of that;
+// its addresses receive nothing any more.
+//
+// The filters are u32 with a key that matches everything, and mirred: the two
+// are there wherever traffic control is. Segmentation and checksums are left to
+// whoever is last (IFF_VNET_HDR): between two guests of a host nobody does them.
+//
+// # What is not carried over
+//
+// Interfaces that are down, that are a port of another one or lo; other tables
+// than the main one and rules; sysctls, which come with the specification. What
+// would carry packets and cannot be carried over is an error: an interface that
+// is no Ethernet, routes with several gateways or an encapsulation.
+//
+// # What lives how long
+//
+// A tap lives as long as the files it was made with: those that QEMU has, and
+// until they are plugged ours. If the monitor is killed QEMU is, and the tap
+// goes, and with it its filter. What stays is the ingress qdisc on the
+// namespace's interface, whose filter drops what comes in; the next Attach
+// replaces it, and whoever ends the namespace ends it. A tap keeps its namespace
+// alive; its interfaces can be removed at any time, as callers do before they
+// stop the container.
+//
+// # Port forwarding (design; not implemented)
+//
+// CRI-O forwards a port by dialling localhost in the namespace. Packets to
+// 127.0.0.1 and ::1 never leave lo, and no filter can hand them to the guest,
+// whose kernel would drop them as martians. So connections end on the host and
+// their bytes go through the guest channel, which also reaches servers that
+// listen on the guest's localhost only, as with other runtimes:
+//
+//   - The monitor makes one listening TCP socket for each family in the
+//     namespace (a socket stays in the namespace where it was made) and attaches
+//     a BPF program of the type sk_lookup to the namespace (Linux 5.9), which
+//     steers to it every connection to a loopback address that no other socket
+//     of the namespace listens for. The program needs no map but the two
+//     sockets; some 20 instructions, assembled in Go.
+//   - The local address of an accepted connection has the port that was meant.
+//     The monitor opens a stream of a new kind (api.KindForward, with the port in
+//     its header); the agent dials that port on localhost in the guest and copies,
+//     closing each direction for itself. It refuses with the dial's errno, and the
+//     monitor resets the connection then.
+//   - Where the kernel has no sk_lookup, there is no port forwarding, and the log
+//     of the monitor says so. Listening on every port that the guest listens on
+//     would need to know them by polling.
+//   - The number of connections at a time is bounded, and each has its own
+//     stream, so that one that is not read stops no other.
+package network

@@ -1,0 +1,157 @@
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// tapPrefix begins the names of our taps; the kernel adds a number.
+const tapPrefix = "vctap"
+
+// tap is a tap device. It lives as long as its queues are open somewhere.
+type tap struct {
+	name   string
+	index  int
+	queues []*os.File
+	vhost  []*os.File // one for each queue, or none
+}
+
+// openTap makes a tap in the namespace of the calling thread.
+func openTap(h *netlink.Handle, queues int) (*tap, error) {
+	t := &tap{name: tapPrefix + "%d"}
+	for range queues {
+		if err := t.addQueue(queues > 1); err != nil {
+			t.closeFiles()
+			return nil, fmt.Errorf("make a tap: %w", err)
+		}
+	}
+	link, err := h.LinkByName(t.name)
+	if err != nil {
+		t.closeFiles()
+		return nil, fmt.Errorf("find tap %s: %w", t.name, err)
+	}
+	t.index = link.Attrs().Index
+	if t.vhost, err = openVhost(queues); err != nil {
+		t.closeFiles()
+		return nil, err
+	}
+	return t, nil
+}
+
+// addQueue makes the device and then further queues of it (Linux:
+// Documentation/networking/tuntap.rst).
+func (t *tap) addQueue(multi bool) error {
+	// Not os.OpenFile, which would have the runtime poll it.
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
+	}
+	t.queues = append(t.queues, os.NewFile(uintptr(fd), "/dev/net/tun"))
+	req, err := unix.NewIfreq(t.name)
+	if err != nil {
+		return err
+	}
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if multi {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	req.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+		return fmt.Errorf("TUNSETIFF: %w", err)
+	}
+	t.name = req.Name()
+	return nil
+}
+
+// openVhost opens the kernel's virtio-net, where the host has it.
+func openVhost(queues int) ([]*os.File, error) {
+	var files []*os.File
+	for range queues {
+		fd, err := unix.Open("/dev/vhost-net", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+			return nil, nil
+		}
+		if err != nil {
+			closeAll(files)
+			return nil, &fs.PathError{Op: "open", Path: "/dev/vhost-net", Err: err}
+		}
+		files = append(files, os.NewFile(uintptr(fd), "/dev/vhost-net"))
+	}
+	return files, nil
+}
+
+// bringUp makes the tap carry packets of up to mtu bytes. It gets no address of
+// its own, with which it would speak to the guest.
+func (t *tap) bringUp(h *netlink.Handle, mtu int) error {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: t.index, Name: t.name}}
+	if err := noAutoAddress(t.index); err != nil {
+		return fmt.Errorf("tap %s: turn off generated addresses: %w", t.name, err)
+	}
+	if err := h.LinkSetMTU(link, mtu); err != nil {
+		return fmt.Errorf("tap %s: set MTU %d: %w", t.name, mtu, err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("tap %s: bring up: %w", t.name, err)
+	}
+	return nil
+}
+
+// addrGenNone is IN6_ADDR_GEN_MODE_NONE of linux/if_link.h.
+const addrGenNone = 1
+
+// noAutoAddress works on the calling thread's namespace. A kernel without IPv6
+// generates no addresses.
+func noAutoAddress(index int) error {
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Index = int32(index)
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{addrGenNone})
+	req.AddData(info)
+	req.AddData(spec)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
+
+// removeTap deletes the device, should somebody else have its queues still.
+func removeTap(h *netlink.Handle, t *tap) error {
+	link, err := h.LinkByName(t.name)
+	if isGone(err) || err == nil && link.Attrs().Index != t.index {
+		return nil
+	}
+	if err == nil {
+		err = h.LinkDel(link)
+	}
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("remove tap %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// isGone tells the answers to a request about what is not there.
+func isGone(err error) bool {
+	var none netlink.LinkNotFoundError
+	return errors.As(err, &none) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT)
+}
+
+// closeFiles closes our files. A second call does nothing.
+func (t *tap) closeFiles() {
+	closeAll(t.queues)
+	closeAll(t.vhost)
+	t.queues, t.vhost = nil, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}

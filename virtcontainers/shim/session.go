@@ -1,0 +1,261 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
+)
+
+// Session is a connection to one process in a guest. A shim has one, and so
+// has a foreground exec, which is its own shim.
+type Session struct {
+	// FlushTimeout is how long the rest of the output may take after the
+	// container was killed.
+	FlushTimeout time.Duration
+
+	dir       string
+	container string
+	process   string
+	stdio     monitor.Stdio
+	conn      *monitor.Conn
+	server    *share.Server // nil but for a container
+	term      Terminal
+
+	outputs sync.WaitGroup
+	exits   chan monitor.Exit // one value, or closed when the monitor has gone
+}
+
+// Terminal is the host's side of a process's terminal.
+type Terminal struct {
+	File *os.File // nil without a terminal
+	// Width and Height override the file's own size while they are not 0.
+	Width, Height uint16
+}
+
+// StdioOf says which streams a process needs: a descriptor that is closed or
+// leads to /dev/null is /dev/null in the guest, without a stream.
+func StdioOf(terminal bool, stdin, stdout, stderr *os.File) monitor.Stdio {
+	if terminal {
+		return monitor.Stdio{Terminal: true}
+	}
+	return monitor.Stdio{Stdin: matters(stdin), Stdout: matters(stdout), Stderr: matters(stderr)}
+}
+
+func matters(f *os.File) bool {
+	var st unix.Stat_t
+	if f == nil || unix.Fstat(int(f.Fd()), &st) != nil {
+		return false
+	}
+	return st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3)
+}
+
+// Begin sends req, an OpCreate or OpExec, to the monitor of the sandbox in
+// dir, and returns when the process exists.
+func Begin(ctx context.Context, dir string, req *monitor.Request, file *os.File, server *share.Server) (*Session, *monitor.Reply, error) {
+	conn, err := monitor.Dial(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	rep, err := conn.Call(ctx, req, file)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	s := &Session{
+		dir: dir, container: req.Container, process: rep.Process, stdio: req.Stdio,
+		conn: conn, server: server, exits: make(chan monitor.Exit, 1),
+	}
+	go s.awaitExit()
+	return s, rep, nil
+}
+
+// awaitExit reads the last reply. It ends with the connection.
+func (s *Session) awaitExit() {
+	defer close(s.exits)
+	for {
+		var rep monitor.Reply
+		if _, err := s.conn.Receive(&rep); err != nil {
+			return
+		}
+		if rep.Exit != nil {
+			s.exits <- *rep.Exit
+			return
+		}
+	}
+}
+
+// Connect joins the process's streams with the given files.
+func (s *Session) Connect(stdin, stdout, stderr *os.File, term Terminal) error {
+	s.term = term
+	if s.stdio.Terminal {
+		if term.Width != 0 && term.Height != 0 {
+			s.sendSize(term.Width, term.Height)
+		} else {
+			s.resize()
+		}
+		c, err := s.stream(api.KindConsole)
+		if err != nil {
+			return err
+		}
+		out := stdout
+		if term.File != stdin {
+			out = term.File
+		}
+		go io.Copy(c, term.File) // ends with the process: a read of a terminal cannot be stopped
+		s.copyOut(out, c)
+		return nil
+	}
+	if s.stdio.Stdin {
+		c, err := s.stream(api.KindStdin)
+		if err != nil {
+			return err
+		}
+		go func() { // as above
+			io.Copy(c, stdin)
+			c.CloseWrite()
+		}()
+	}
+	for _, o := range []struct {
+		on   bool
+		kind api.Kind
+		file *os.File
+	}{{s.stdio.Stdout, api.KindStdout, stdout}, {s.stdio.Stderr, api.KindStderr, stderr}} {
+		if !o.on {
+			continue
+		}
+		c, err := s.stream(o.kind)
+		if err != nil {
+			return err
+		}
+		s.copyOut(o.file, c)
+	}
+	return nil
+}
+
+// copyOut copies output until its end, or until nobody reads it any more,
+// which the process then sees as a closed pipe.
+func (s *Session) copyOut(to *os.File, from *net.UnixConn) {
+	s.outputs.Go(func() {
+		defer from.Close()
+		io.Copy(to, from)
+	})
+}
+
+func (s *Session) stream(kind api.Kind) (*net.UnixConn, error) {
+	conn, err := monitor.Dial(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), streamTimeout)
+	defer cancel()
+	_, err = conn.Call(ctx, &monitor.Request{
+		Op: monitor.OpStream, Container: s.container, Process: s.process, Stream: string(kind),
+	}, nil)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("connect %s: %w", kind, err)
+	}
+	return conn.UnixConn, nil
+}
+
+// streamTimeout is how long the monitor may take to connect a stream.
+const streamTimeout = time.Minute
+
+// Wait passes signals on until the process has ended and its output is
+// written, and gives the process's exit code. Where the monitor has gone
+// before it could tell, that is 137 and monitor.ErrGone.
+func (s *Session) Wait(signals <-chan os.Signal) (int, error) {
+	var serverDone <-chan struct{}
+	if s.server != nil {
+		serverDone = s.server.Done()
+	}
+	for {
+		select {
+		case sig := <-signals:
+			s.pass(sig)
+		case exit, ok := <-s.exits:
+			if !ok {
+				s.flush(monitor.Exit{Killed: true})
+				return exitGone, monitor.ErrGone
+			}
+			s.flush(exit)
+			return exit.Code, nil
+		case <-serverDone:
+			// Without its rootfs the container cannot go on; the monitor
+			// sees the connection end and ends it. But the file server also
+			// ends by itself when the VM does, just before the exit is told.
+			serverDone = nil
+			s.exits = withDeadline(s.exits, s.FlushTimeout)
+		}
+	}
+}
+
+// withDeadline gives what comes out of exits, and closes when nothing does in
+// time.
+func withDeadline(exits <-chan monitor.Exit, d time.Duration) chan monitor.Exit {
+	out := make(chan monitor.Exit, 1)
+	go func() {
+		defer close(out)
+		select {
+		case e, ok := <-exits:
+			if ok {
+				out <- e
+			}
+		case <-time.After(d):
+		}
+	}()
+	return out
+}
+
+// flush waits until all output is written: for ever, since a reader may take
+// its time, or for FlushTimeout where somebody waits for the end.
+func (s *Session) flush(exit monitor.Exit) {
+	done := make(chan struct{})
+	go func() { s.outputs.Wait(); close(done) }()
+	if !exit.Killed {
+		<-done
+		return
+	}
+	select {
+	case <-done:
+	case <-time.After(s.FlushTimeout):
+	}
+}
+
+// pass sends a signal on to the process in the guest.
+func (s *Session) pass(sig os.Signal) {
+	n, ok := sig.(unix.Signal)
+	switch {
+	case !ok, n == unix.SIGCHLD, n == unix.SIGURG, n == unix.SIGPIPE:
+	case n == unix.SIGWINCH && s.stdio.Terminal:
+		s.resize()
+	default:
+		s.conn.Send(&monitor.Request{Op: monitor.OpSignal, Signal: int(n)}, nil)
+	}
+}
+
+// resize tells the guest the size of the host's terminal.
+func (s *Session) resize() {
+	ws, err := unix.IoctlGetWinsize(int(s.term.File.Fd()), unix.TIOCGWINSZ)
+	if err != nil || ws.Col == 0 || ws.Row == 0 {
+		return
+	}
+	s.sendSize(ws.Col, ws.Row)
+}
+
+func (s *Session) sendSize(w, h uint16) {
+	s.conn.Send(&monitor.Request{Op: monitor.OpResize, Width: w, Height: h}, nil)
+}
+
+// Close gives the session up, which kills the process where it still runs.
+func (s *Session) Close() { s.conn.Close() }

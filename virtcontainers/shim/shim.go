@@ -1,0 +1,134 @@
+// Package shim is the host process that stands for a container, or for one
+// detached exec: its pid is in the pid-file, it copies the stdio or the
+// terminal, passes signals on, and exits with the process's code.
+//
+// The shim of a container is PID 1 of a pid namespace in which the
+// container's file server is the only other process. The kernel ends a pid
+// namespace with its PID 1 and lets that pid go only when all its processes
+// have (pid_namespaces(7)): so the rootfs is released when the shim's pid is
+// gone, also after a SIGKILL.
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
+)
+
+// Config is what the command tells the shim that it spawns.
+type Config struct {
+	Container string `json:"container"`
+	// SandboxDir is the folder with the monitor's socket.
+	SandboxDir string `json:"sandboxDir"`
+	// Spec is the guest's config.json, or the process of an exec.
+	Spec     []byte `json:"spec"`
+	Terminal bool   `json:"terminal,omitempty"`
+	// Share is what a container's shim serves; nil for an exec.
+	Share *share.Config `json:"share,omitempty"`
+	// ShareSocket is the name that the file server's socket has in SandboxDir
+	// for a moment.
+	ShareSocket string `json:"shareSocket,omitempty"`
+	// Loopback brings the loopback interface of the shim's fresh network
+	// namespace up.
+	Loopback bool `json:"loopback,omitempty"`
+	// Width and Height are the first size of the terminal, in characters; 0
+	// where the specification names none.
+	Width  uint16 `json:"width,omitempty"`
+	Height uint16 `json:"height,omitempty"`
+
+	CreateTimeout time.Duration `json:"createTimeout"`
+	FlushTimeout  time.Duration `json:"flushTimeout"`
+}
+
+// parentFD is where the command's end of the socket pair is inherited.
+const parentFD = 3
+
+// exitGone is the exit code where the container's true one cannot be known:
+// its VM or its monitor died.
+const exitGone = 128 + int(unix.SIGKILL)
+
+// Main is the shim's process: it takes its Config from the command, answers
+// with one monitor.Reply, and gives the exit code at the end.
+func Main() int {
+	debug.SetGCPercent(20) // small matters more than fast
+	parent, err := monitor.FileConn(os.NewFile(parentFD, "parent"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "vc-runtime shim: started by hand: it is for vc-runtime's own use")
+		return 1
+	}
+	signals := catchSignals()
+	var cfg Config
+	console, err := parent.Receive(&cfg)
+	if err != nil {
+		return 1 // the command has died
+	}
+	s, rep, err := begin(&cfg, console)
+	if err != nil {
+		parent.Send(&monitor.Reply{Failure: monitor.FailureOf(err)}, nil)
+		return 1
+	}
+	parent.Send(rep, nil)
+	parent.Close()
+	return s.run(signals)
+}
+
+// begin makes the container, or the exec'd process, and connects its streams.
+func begin(cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error) {
+	stdio := StdioOf(cfg.Terminal, os.Stdin, os.Stdout, os.Stderr)
+	req := &monitor.Request{Op: monitor.OpExec, Container: cfg.Container, Spec: cfg.Spec, Stdio: stdio}
+	var server *share.Server
+	var socket *os.File
+	if cfg.Share != nil {
+		if cfg.Loopback {
+			if err := loopbackUp(); err != nil {
+				return nil, nil, err
+			}
+		}
+		var err error
+		if server, err = share.Start(cfg.Share, cfg.SandboxDir, cfg.ShareSocket); err != nil {
+			return nil, nil, err
+		}
+		req.Op, socket = monitor.OpCreate, server.Socket
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cfg.CreateTimeout)
+	defer cancel()
+	s, rep, err := Begin(ctx, cfg.SandboxDir, req, socket, server)
+	if server != nil {
+		server.Socket.Close() // the VM has its own by now
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	s.FlushTimeout = cfg.FlushTimeout
+	term := Terminal{Width: cfg.Width, Height: cfg.Height}
+	if cfg.Terminal {
+		if consoleSocket != nil {
+			if term.File, err = sendConsole(consoleSocket, cfg.Width, cfg.Height); err != nil {
+				return nil, nil, err
+			}
+		} else {
+			term.File = os.Stdin
+		}
+	}
+	if err := s.Connect(os.Stdin, os.Stdout, os.Stderr, term); err != nil {
+		return nil, nil, err
+	}
+	return s, rep, nil
+}
+
+// run passes signals on until the process has ended, and gives its code.
+func (s *Session) run(signals <-chan os.Signal) int {
+	code, err := s.Wait(signals)
+	if err != nil && !errors.Is(err, monitor.ErrGone) {
+		return exitGone
+	}
+	return code
+}

@@ -1,0 +1,197 @@
+package virtcontainers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+)
+
+// The hidden sub-commands.
+const (
+	MonitorCommand = "monitor"
+	ShimCommand    = "shim"
+)
+
+// spawnMonitor starts a sandbox's monitor, which boots the VM at once. The
+// connection is the claim on p's container.
+func (r *Runtime) spawnMonitor(p *plan) (*monitor.Conn, error) {
+	dir, err := r.Store.MakeSandboxDir(p.sandbox)
+	if err != nil {
+		return nil, fmt.Errorf("make sandbox %s: %w", p.sandbox, err)
+	}
+	// The socket is there before the monitor is: connections wait for it.
+	l, err := monitor.Listen(dir, monitor.SocketName)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	lf, err := l.File()
+	if err != nil {
+		return nil, fmt.Errorf("monitor's socket: %w", err)
+	}
+	defer lf.Close()
+	conn, child, err := monitor.Pair()
+	if err != nil {
+		return nil, err
+	}
+	defer child.Close()
+	proc, err := r.spawn(spawnOptions{
+		args: []string{MonitorCommand}, files: []*os.File{nil, nil, nil, child, lf},
+		sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("start the monitor: %w", err)
+	}
+	monitorProcess, err := state.FindProcess(proc.Pid)
+	if err == nil {
+		err = r.recordSandbox(p.sandbox, monitorProcess)
+	}
+	if err == nil {
+		err = conn.Send(&monitor.Request{
+			Op: monitor.OpSandbox, Container: p.ID,
+			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.pod},
+		}, nil)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, errors.Join(fmt.Errorf("start the monitor: %w", err), proc.Kill())
+	}
+	return conn, nil
+}
+
+func (r *Runtime) recordSandbox(id string, mon state.Process) error {
+	boot, err := state.BootID()
+	if err != nil {
+		return err
+	}
+	return r.Store.SaveSandbox(&state.Sandbox{ID: id, Monitor: mon, BootID: boot, Created: time.Now().UTC()})
+}
+
+// shimStart says in which surroundings a shim starts.
+type shimStart struct {
+	stdio [3]*os.File
+	// netns is the path of the network namespace to be in; "" is a fresh one
+	// where ownPidNS is set, and the caller's otherwise.
+	netns string
+	// ownPidNS makes the shim PID 1 of a pid namespace: a container's.
+	ownPidNS bool
+}
+
+// startShim starts a shim and gives the connection over which it is briefed.
+func (r *Runtime) startShim(s shimStart) (*os.Process, *monitor.Conn, error) {
+	conn, child, err := monitor.Pair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer child.Close()
+	sys := &syscall.SysProcAttr{Setsid: true}
+	if s.ownPidNS {
+		sys.Cloneflags |= unix.CLONE_NEWPID
+		if s.netns == "" {
+			sys.Cloneflags |= unix.CLONE_NEWNET
+		}
+	}
+	proc, err := r.spawn(spawnOptions{
+		args: []string{ShimCommand}, netns: s.netns, sys: sys,
+		files: []*os.File{s.stdio[0], s.stdio[1], s.stdio[2], child},
+	})
+	if err != nil {
+		conn.Close()
+		return nil, nil, fmt.Errorf("start the shim: %w", err)
+	}
+	return proc, conn, nil
+}
+
+type spawnOptions struct {
+	args  []string
+	files []*os.File // nil is /dev/null
+	netns string     // path of a network namespace, or "" for the caller's
+	sys   *syscall.SysProcAttr
+}
+
+// spawn starts this program again as one of its hidden sub-commands. It gets
+// no environment: nothing there is meant for it.
+func (r *Runtime) spawn(o spawnOptions) (*os.Process, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	files := make([]*os.File, len(o.files))
+	for i, f := range o.files {
+		if files[i] = f; f == nil || !isOpen(f) {
+			files[i] = null
+		}
+	}
+	attr := &os.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: o.sys}
+	argv := append([]string{"vc-runtime"}, o.args...)
+	if o.netns == "" {
+		return os.StartProcess(r.Exe, argv, attr)
+	}
+	ns, err := os.Open(o.netns)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	defer ns.Close()
+	type result struct {
+		proc *os.Process
+		err  error
+	}
+	c := make(chan result, 1)
+	go func() {
+		// A child starts in the namespace of the thread that makes it. The
+		// thread is of no other use afterwards: it ends with the goroutine.
+		runtime.LockOSThread()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			c <- result{nil, fmt.Errorf("enter network namespace %s: %w", o.netns, err)}
+			return
+		}
+		proc, err := os.StartProcess(r.Exe, argv, attr)
+		c <- result{proc, err}
+	}()
+	res := <-c
+	return res.proc, res.err
+}
+
+// isOpen tells a usable descriptor from one that the caller had closed.
+func isOpen(f *os.File) bool {
+	var st unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &st) == nil
+}
+
+// endChild kills a child and reaps it.
+func endChild(ctx context.Context, proc *os.Process) error {
+	if err := proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill the shim: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() { _, err := proc.Wait(); done <- err }()
+	select {
+	case <-done: // an error says that it has been reaped already
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the shim's end: %w", ctx.Err())
+	}
+}
+
+// notice tells the user something that is no failure. Where stderr is not a
+// terminal it may be the container's own, and the log has to do.
+func (r *Runtime) notice(texts []string) {
+	_, err := unix.IoctlGetTermios(int(r.Stderr.Fd()), unix.TCGETS)
+	for _, t := range texts {
+		r.Log.Warn(t)
+		if err == nil {
+			fmt.Fprintln(r.Stderr, "vc-runtime:", t)
+		}
+	}
+}

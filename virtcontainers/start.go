@@ -1,0 +1,98 @@
+package virtcontainers
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+)
+
+// Start lets the process of a created container exec.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	if err := state.ValidateID(id); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
+	defer cancel()
+	lock, err := r.Store.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	rec, err := r.allowed(ctx, id, lifecycle.OpStart)
+	if err != nil {
+		return err
+	}
+	if _, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStart}); err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
+	}
+	return r.setStatus(rec, lifecycle.Running)
+}
+
+// Pause freezes all processes of a container.
+func (r *Runtime) Pause(ctx context.Context, id string) error {
+	return r.freeze(ctx, id, lifecycle.OpPause, monitor.OpPause, lifecycle.Paused)
+}
+
+// Resume lets the processes of a paused container go on.
+func (r *Runtime) Resume(ctx context.Context, id string) error {
+	return r.freeze(ctx, id, lifecycle.OpResume, monitor.OpResume, lifecycle.Running)
+}
+
+func (r *Runtime) freeze(ctx context.Context, id string, op lifecycle.Op, ask monitor.Op, to lifecycle.Status) error {
+	if err := state.ValidateID(id); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
+	defer cancel()
+	lock, err := r.Store.Lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	rec, err := r.allowed(ctx, id, op)
+	if err != nil {
+		return err
+	}
+	if _, err := r.ask(ctx, rec, &monitor.Request{Op: ask}); err != nil {
+		return fmt.Errorf("%s container %s: %w", ask, id, err)
+	}
+	return r.setStatus(rec, to)
+}
+
+// allowed gives the record of a container whose status allows the operation.
+func (r *Runtime) allowed(ctx context.Context, id string, op lifecycle.Op) (*state.Container, error) {
+	rec, err := r.record(id)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := r.reconcile(ctx, rec)
+	if !ok {
+		return nil, state.ErrNotExist
+	}
+	if err := lifecycle.Allow(op, st, lifecycle.Options{ID: id}); err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+// ask sends one request about a container to its sandbox's monitor.
+func (r *Runtime) ask(ctx context.Context, rec *state.Container, req *monitor.Request) (*monitor.Reply, error) {
+	conn, err := monitor.Dial(r.Store.SandboxDir(rec.Sandbox))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	req.Container = rec.ID
+	return conn.Call(ctx, req, nil)
+}
+
+func (r *Runtime) setStatus(rec *state.Container, st lifecycle.Status) error {
+	rec.Status = st
+	if err := r.Store.SaveContainer(rec); err != nil {
+		return fmt.Errorf("record container %s as %s: %w", rec.ID, st, err)
+	}
+	return nil
+}
