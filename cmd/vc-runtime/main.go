@@ -1,0 +1,58 @@
+// Command vc-runtime is an OCI runtime with runc's command line that runs each
+// container, or pod, in a virtual machine. Here are the commands, one a file:
+// flags, one call of the runtime, an exit code.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor/sandbox"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/shim"
+)
+
+func main() {
+	if len(os.Args) > 1 {
+		// The runtime's own processes: they never see the command line below.
+		switch os.Args[1] {
+		case "monitor":
+			os.Exit(sandbox.Main(sandbox.Boot))
+		case "shim":
+			os.Exit(shim.Main())
+		}
+	}
+	p := &program{
+		stdin:  os.Stdin,
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+		euid:   os.Geteuid(),
+		open:   openRuntime,
+	}
+	os.Exit(p.run(os.Args))
+}
+
+// openRuntime is the runtime that the commands use.
+func openRuntime(p *program, s settings) (verbs, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the runtime's own executable: %w", err)
+	}
+	cfg, err := config.Load(s.config)
+	if err != nil {
+		return nil, err
+	}
+	store, err := state.Open(s.root)
+	if err != nil {
+		return nil, err
+	}
+	return &virtcontainers.Runtime{
+		Store:  store,
+		Config: cfg,
+		Log:    p.log,
+		Exe:    exe,
+		Stderr: p.stderr,
+	}, nil
+}
