@@ -1,0 +1,96 @@
+# vc-runtime: `make help` lists the targets.
+#
+#   VERSION  version of the programs           REFRESH=1  newer Debian packages
+#   PREFIX   where install puts things         DESTDIR    put in front of PREFIX
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+VERSION ?= $(or $(patsubst v%,%,$(shell git describe --tags --match 'v*' 2>/dev/null)),0.0.0-dev)
+COMMIT  ?= $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null)
+
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# What the programs are made of; tests are not.
+SOURCES := go.mod go.sum $(shell find agent cmd hypervisor image state virtcontainers -name '*.go' ! -name '*_test.go' 2>/dev/null)
+AGENT   := build/vc-agent
+GUEST   := build/guest/manifest.json
+
+# Packages whose tests boot virtual machines, and all others.
+VM_TESTS   := ./tests/... ./agent/vmtest/...
+UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.PHONY: all build agent guest deps unit integration test check demo bench install clean distclean help FORCE
+
+all: build guest ## the runtime and the guest image
+
+build: bin/vc-runtime ## the runtime: bin/vc-runtime
+
+agent: $(AGENT) ## the agent, PID 1 of the guest: build/vc-agent
+
+guest: $(GUEST) ## the guest image: build/guest (REFRESH=1: with newer Debian packages)
+
+deps: ## install what Debian 12 lacks to build, run and test (needs root)
+	hack/deps build run test
+
+bin/vc-runtime: $(SOURCES) build/version
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o $@ ./cmd/vc-runtime
+
+# No build id and no commit: the same sources give the same guest image.
+$(AGENT): $(SOURCES) build/version
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -buildmode=exe \
+		-ldflags '-s -w -buildid= -X main.version=$(VERSION)' -o $@ ./cmd/vc-agent
+
+$(GUEST): $(AGENT) $(if $(REFRESH),FORCE)
+	$(GO) run ./agent/guestimage/mkguest -agent $(AGENT) -agent-version '$(VERSION)' \
+		-cache build/cache -out build/guest $(if $(REFRESH),-refresh)
+
+# Changes only when the version does.
+build/version: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION) $(COMMIT)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT)' >$@
+
+unit: ## unit tests, with the race detector; no root, no virtual machine
+	$(GO) test -race $(UNIT_TESTS)
+
+integration: build guest ## tests with virtual machines (needs root and `make deps`)
+	VC_TEST_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
+
+test: ## everything: deps, build, unit and integration tests
+	$(MAKE) deps
+	$(MAKE) build guest
+	$(MAKE) unit
+	$(MAKE) integration
+
+check: $(AGENT) ## format, vet, staticcheck, import directions, a static agent
+	@unformatted=$$(gofmt -l .); \
+		[ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count=1 ./hack/imports
+	$(GO) run ./agent/guestimage/mkguest -check-static -agent $(AGENT)
+
+demo: ## the life of one container, with times (needs root)
+	hack/deps build run
+	$(MAKE) build guest
+	hack/demo
+
+bench: build guest ## times beside runc, crun and runsc (needs root and `make deps`)
+	hack/bench
+
+install: build guest ## into $(DESTDIR)$(PREFIX): bin and lib/vc-runtime/guest
+	install -D -m 0755 bin/vc-runtime $(DESTDIR)$(PREFIX)/bin/vc-runtime
+	install -d -m 0755 $(DESTDIR)$(PREFIX)/lib/vc-runtime/guest
+	install -m 0644 build/guest/vmlinux build/guest/initrd build/guest/manifest.json \
+		$(DESTDIR)$(PREFIX)/lib/vc-runtime/guest
+
+clean: ## remove what was built, but not what was fetched
+	rm -rf bin build/guest build/vc-agent build/version
+
+distclean: clean ## remove that too
+	rm -rf build
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 13
