@@ -64,7 +64,6 @@ type plan struct {
 	sandbox string
 	pod     bool
 	process json.RawMessage
-	console *net.UnixConn
 }
 
 func (r *Runtime) plan(o CreateOptions) (*plan, error) {

@@ -94,7 +94,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		return c.failed("create the container in the guest", err)
 	}
 	c.init.watch()
-	return nil
+	return c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs)
 }
 
 // maxTag is the longest name of a virtio-fs device in bytes (virtio 1.2,
@@ -256,6 +256,9 @@ func (c *container) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs); err != nil {
+		return err
+	}
 	if _, err := m.Guest.StartContainer(ctx, &api.ContainerRequest{Container: c.id}); err != nil {
 		return err
 	}
@@ -359,6 +362,10 @@ func (s *Sandbox) killVM() {
 	}
 	if err := s.machine.VM.Kill(); err != nil {
 		s.log.WithError(err).Error("kill the VM")
+	}
+	// Now, and not before: a QEMU that loses its tap spins.
+	if err := s.net.close(); err != nil {
+		s.log.WithError(err).Error("leave the network")
 	}
 }
 

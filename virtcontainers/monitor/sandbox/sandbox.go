@@ -61,6 +61,8 @@ type Sandbox struct {
 	machine *Machine
 	bootErr error
 
+	net networker
+
 	mu         sync.Mutex            // guards what follows
 	containers map[string]*container // by id, until released
 	claims     map[string]bool       // ids of containers that somebody is creating
@@ -72,7 +74,7 @@ type Sandbox struct {
 
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
 	return &Sandbox{
-		cfg: cfg, store: store, log: log, shimOf: peerProcess,
+		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{},
 		booted:     make(chan struct{}),
 		containers: make(map[string]*container),
 		claims:     make(map[string]bool),
@@ -120,6 +122,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 		err = s.machine.VM.Kill()
 		s.machine.Guest.Close()
 	}
+	err = errors.Join(err, s.net.close())
 	s.finishRequests(2 * time.Second)
 	return err
 }

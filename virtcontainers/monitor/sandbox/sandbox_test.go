@@ -38,6 +38,12 @@ func (v *fakeVM) Done() <-chan struct{}  { return v.done }
 func (v *fakeVM) Console() []byte        { return []byte(v.console) }
 func (v *fakeVM) Process() state.Process { return state.Process{Pid: 1} }
 
+// noNet is a namespace without interfaces.
+type noNet struct{}
+
+func (noNet) sync(context.Context, *Machine, int, int) error { return nil }
+func (noNet) close() error                                   { return nil }
+
 type fakeDevice struct{}
 
 func (fakeDevice) Unplug(context.Context) error { return nil }
@@ -189,6 +195,7 @@ func startBench(t *testing.T, guest func(*fakeVM) *fakeGuest, bootErr error) *be
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.net = noNet{}
 	s.shimOf = func(*monitor.Conn) (state.Process, error) { return proc, nil }
 	boot := func(_ context.Context, _ *monitor.SandboxConfig, started func(hypervisor.VM) error) (*Machine, error) {
 		if bootErr != nil {
@@ -442,5 +449,12 @@ func TestConsoleTailIsTame(t *testing.T) {
 	}
 	if got := consoleTail([]byte("one\ntwo\r\n")); got != "one | two" {
 		t.Fatalf("got %q", got)
+	}
+}
+
+func TestHostNetworkIsRefused(t *testing.T) {
+	var a attachment
+	if err := a.sync(t.Context(), nil, os.Getpid(), 1); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Fatalf("got %v", err)
 	}
 }

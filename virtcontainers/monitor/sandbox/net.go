@@ -1,0 +1,88 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
+)
+
+// networkTimeout caps the removal of what was made in a network namespace.
+const networkTimeout = 10 * time.Second
+
+// networker joins the VM to the network.
+type networker interface {
+	sync(ctx context.Context, m *Machine, shim, cpus int) error
+	close() error
+}
+
+// attachment joins the VM to the network namespace of the sandbox's first
+// container, which the others share.
+type attachment struct {
+	mu sync.Mutex // guards net, and lets one sync run at a time
+	at *network.Attachment
+}
+
+// sync makes the VM's interfaces those of the namespace that the shim is in.
+// Callers wire interfaces before create, or between create and start: it is
+// called at both, and complete before the process runs.
+func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at == nil {
+		ns, err := os.Open("/proc/" + strconv.Itoa(shim) + "/ns/net")
+		if err != nil {
+			return fmt.Errorf("network namespace: %w", err)
+		}
+		defer ns.Close()
+		if err := notOurs(ns); err != nil {
+			return err
+		}
+		if a.at, err = network.Attach(ctx, ns, cpus); err != nil {
+			return fmt.Errorf("attach to the network: %w", err)
+		}
+	}
+	if err := a.at.Sync(ctx, m.VM, m.Guest); err != nil {
+		return fmt.Errorf("attach the network to the VM: %w", err)
+	}
+	return nil
+}
+
+// notOurs makes sure that a namespace is not the host's, whose interfaces would
+// be taken away from it.
+func notOurs(ns *os.File) error {
+	var own, other unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	if err := unix.Fstat(int(ns.Fd()), &other); err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	if own.Dev == other.Dev && own.Ino == other.Ino {
+		return errors.New("the container is in the host's network namespace: refused")
+	}
+	return nil
+}
+
+// close takes back what was made in the namespace.
+func (a *attachment) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.at == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), networkTimeout)
+	defer cancel()
+	err := a.at.Close(ctx)
+	if errors.Is(err, unix.ENODEV) {
+		err = nil // the namespace's interfaces have gone already
+	}
+	return err
+}
