@@ -44,6 +44,8 @@ type Container struct {
 	CgroupsPath   string `json:"cgroupsPath"`
 	// Process is the OCI process object, for exec to start from.
 	Process json.RawMessage `json:"process,omitempty"`
+	// Hooks is the OCI hooks object, for start and delete.
+	Hooks json.RawMessage `json:"hooks,omitempty"`
 }
 
 // check says what is wrong with the record of the container id.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
@@ -64,6 +65,7 @@ type plan struct {
 	sandbox string
 	pod     bool
 	process json.RawMessage
+	hooks   json.RawMessage
 }
 
 func (r *Runtime) plan(o CreateOptions) (*plan, error) {
@@ -92,6 +94,14 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	}
 	for _, d := range p.guest.Dropped {
 		r.Log.WithField("container", o.ID).Debugf("%s is not applied: %s", d.Field, d.Reason)
+	}
+	if err := hooks.Check(b.Spec.Hooks); err != nil {
+		return nil, err
+	}
+	if b.Spec.Hooks != nil {
+		if p.hooks, err = json.Marshal(b.Spec.Hooks); err != nil {
+			return nil, fmt.Errorf("encode hooks: %w", err)
+		}
 	}
 	if _, err := r.Config.Grace(b.Spec.Annotations); err != nil {
 		return nil, err // now, not at the first TERM
@@ -145,7 +155,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 		ID: p.ID, Sandbox: p.sandbox, Bundle: p.bundle.Dir, Rootfs: p.bundle.Rootfs,
 		OCIVersion: spec.Version, Annotations: spec.Annotations,
 		Status: lifecycle.Creating, Creator: self, Created: time.Now().UTC(), BootID: boot,
-		Terminal: spec.Process.Terminal, SystemdCgroup: p.SystemdCgroup, Process: p.process,
+		Terminal: spec.Process.Terminal, SystemdCgroup: p.SystemdCgroup, Process: p.process, Hooks: p.hooks,
 	}
 	if spec.Linux != nil {
 		rec.CgroupsPath = spec.Linux.CgroupsPath
@@ -167,6 +177,9 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	}
 	if rec.Shim, err = state.FindProcess(proc.Pid); err != nil {
 		return nil, fmt.Errorf("the container's shim has died: %w", err)
+	}
+	if err := r.runCreateHooks(ctx, rec); err != nil {
+		return nil, err
 	}
 	rec.Status = lifecycle.Created
 	if err := r.Store.SaveContainer(rec); err != nil {

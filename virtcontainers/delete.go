@@ -7,6 +7,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 )
 
 // Delete removes a stopped container, and what is left of its sandbox. A
@@ -16,10 +17,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if err := state.ValidateID(id); err != nil {
 		return err
 	}
-	if _, err := r.Store.Container(id); errors.Is(err, state.ErrNotExist) {
-		if force {
-			return nil
-		}
+	if _, err := r.Store.Container(id); errors.Is(err, state.ErrNotExist) && !force {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
@@ -30,8 +28,8 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	}
 	defer lock.Release()
 	rec, err := r.Store.Container(id)
-	if errors.Is(err, state.ErrNotExist) && force {
-		return nil // somebody else was quicker
+	if err != nil && force {
+		return r.cleanUnknown(ctx, id, err)
 	}
 	if err != nil {
 		return err
@@ -49,7 +47,27 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 			return err
 		}
 	}
-	return r.clean(ctx, rec)
+	if err := r.clean(ctx, rec); err != nil {
+		return err
+	}
+	// The container is gone, whatever its poststop hooks say.
+	if err := r.runHooks(ctx, rec, hooks.Poststop, lifecycle.Stopped); err != nil {
+		r.Log.WithField("container", id).Error(err)
+	}
+	return nil
+}
+
+// cleanUnknown removes what there is under an id whose record is missing or
+// cannot be read: a create may have been killed before its first record, and a
+// damaged record must not keep a sandbox alive.
+func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) error {
+	if !errors.Is(cause, state.ErrNotExist) && !errors.Is(cause, state.ErrCorrupt) {
+		return cause
+	}
+	if err := r.endSandbox(ctx, id); err != nil {
+		return err
+	}
+	return r.Store.RemoveContainer(id)
 }
 
 // clean ends what still lives of a container and removes its traces, the

@@ -2,10 +2,12 @@ package virtcontainers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -28,7 +30,13 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if _, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStart}); err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
-	return r.setStatus(rec, lifecycle.Running)
+	if err := r.setStatus(rec, lifecycle.Running); err != nil {
+		return err
+	}
+	if err := r.runHooks(ctx, rec, hooks.Poststart, lifecycle.Running); err != nil {
+		return errors.Join(err, r.stopNow(context.WithoutCancel(ctx), rec))
+	}
+	return nil
 }
 
 // Pause freezes all processes of a container.
