@@ -242,9 +242,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if size := spec.Process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
-	proc, conn, err := r.startShim(shimStart{
-		stdio: [3]*os.File{p.Stdin, p.Stdout, p.Stderr}, netns: p.netns, ownPidNS: true,
-	})
+	proc, conn, err := r.startShim(shimStart{stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
 	if err != nil {
 		return nil, err
 	}
@@ -256,6 +254,15 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	}
 	r.notice(rep.Notices)
 	return proc, nil
+}
+
+// shimStdio is the stdio that goes to a shim: none where a terminal goes
+// through a console socket, as callers then wait for the end of the command's.
+func shimStdio(consoleSocket string, stdin, stdout, stderr *os.File) [3]*os.File {
+	if consoleSocket != "" {
+		return [3]*os.File{}
+	}
+	return [3]*os.File{stdin, stdout, stderr}
 }
 
 // briefShim hands a new shim its configuration and waits for its report.

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// driver runs one container with one runtime.
+type driver struct {
+	*reaper
+	rt  []string // the program's path and its global flags
+	dir string
+	id  string
+}
+
+func newDriver(r *reaper, rt, dir, id string) (*driver, error) {
+	argv := strings.Fields(rt)
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return nil, err
+	}
+	argv[0] = path
+	return &driver{reaper: r, rt: argv, dir: dir, id: id}, nil
+}
+
+func (d *driver) run(args ...string) error {
+	// A file, not a pipe: processes that stay behind hold it too.
+	errFile, err := os.Create(filepath.Join(d.dir, "stderr"))
+	if err != nil {
+		return err
+	}
+	defer errFile.Close()
+	ws, err := d.reaper.run(append(d.rt[:len(d.rt):len(d.rt)], args...), errFile)
+	if err == nil && (!ws.Exited() || ws.ExitStatus() != 0) {
+		text, _ := os.ReadFile(errFile.Name())
+		err = fmt.Errorf("status %#x: %s", ws, text)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", args[0], err)
+	}
+	return nil
+}
+
+// create creates the container and gives the pid in the pid-file.
+func (d *driver) create(bundle string) (int, error) {
+	pidFile := filepath.Join(d.dir, "pid")
+	if err := d.run("create", "--bundle", bundle, "--pid-file", pidFile, d.id); err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(pidFile)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
+// cycle gives the duration of each phase of a container's life in ms.
+func (d *driver) cycle(bundle string) (map[string]float64, error) {
+	begin := time.Now()
+	last := begin
+	got := make(map[string]float64)
+	lap := func(phase string) {
+		now := time.Now()
+		got[phase] = float64(now.Sub(last).Microseconds()) / 1000
+		last = now
+	}
+	pid, err := d.create(bundle)
+	if err != nil {
+		return nil, err
+	}
+	lap("create")
+	if err := d.run("start", d.id); err != nil {
+		return nil, errors.Join(err, d.run("delete", "--force", d.id))
+	}
+	lap("start")
+	if ws := d.wait(pid); !ws.Exited() || ws.ExitStatus() != 0 {
+		return nil, fmt.Errorf("exit status %#x", ws)
+	}
+	lap("wait")
+	if err := d.delete(); err != nil {
+		return nil, err
+	}
+	lap("delete")
+	got["total"] = float64(last.Sub(begin).Microseconds()) / 1000
+	return got, nil
+}
+
+// delete deletes the container. Some runtimes need a moment after the death
+// of the pid until they agree that it is stopped.
+func (d *driver) delete() error {
+	var err error
+	for range 100 {
+		if err = d.run("delete", d.id); err == nil || strings.Contains(err.Error(), "not exist") {
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
+
+// memory prints what the processes of a sleeping container take.
+func (d *driver) memory(bundle string, settle time.Duration) error {
+	if _, err := d.create(bundle); err != nil {
+		return err
+	}
+	defer d.run("delete", "--force", d.id)
+	if err := d.run("start", d.id); err != nil {
+		return err
+	}
+	time.Sleep(settle)
+	name := filepath.Base(d.rt[0])
+	var rss, pss int
+	for _, pid := range descendants(os.Getpid()) {
+		r, p, what := footprint(pid)
+		fmt.Printf("| %s | %s | %d | %d |\n", name, what, r, p)
+		rss, pss = rss+r, pss+p
+	}
+	fmt.Printf("| %s | **all** | %d | %d |\n", name, rss, pss)
+	return nil
+}
+
+// descendants are the live processes below pid.
+func descendants(pid int) []int {
+	parent := make(map[int]int)
+	entries, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range entries {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has just ended
+		}
+		f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+		if len(f) < 2 || f[0] == "Z" {
+			continue
+		}
+		p, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		parent[p], _ = strconv.Atoi(f[1])
+	}
+	var found []int
+	for p := range parent {
+		for q := parent[p]; q > 1; q = parent[q] {
+			if q == pid {
+				found = append(found, p)
+				break
+			}
+		}
+	}
+	return found
+}
+
+// footprint gives RSS and PSS in kB (proc(5), smaps_rollup) and a name.
+func footprint(pid int) (rss, pss int, name string) {
+	value := func(text, key string) int {
+		for line := range strings.Lines(text) {
+			if rest, ok := strings.CutPrefix(line, key); ok {
+				n, _ := strconv.Atoi(strings.Fields(rest)[0])
+				return n
+			}
+		}
+		return 0
+	}
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	argv := strings.Split(string(cmdline), "\x00")
+	name = filepath.Base(argv[0])
+	if len(argv) > 1 && !strings.HasPrefix(argv[1], "-") {
+		name += " " + argv[1]
+	}
+	return value(string(b), "Rss:"), value(string(b), "Pss:"), name
+}

@@ -1,0 +1,296 @@
+// Package hypervisor tests the drivers of package hypervisor with real guests.
+//
+//	VC_GUEST_DIR  folder of the guest image; build/guest if unset
+//	VC_QEMU       path of QEMU; found in PATH if unset
+//	VC_VIRTIOFSD  path of the file server; Debian's if unset
+package hypervisor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/guestimage"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/hypervisor/hypertest"
+	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
+	"github.com/vc-runtime/vc-runtime/state"
+)
+
+// ownerEnv makes this program the owner of a machine that TestOwnerKilled
+// kills.
+const ownerEnv = "VC_TEST_OWNER"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(ownerEnv) != "" {
+		os.Exit(own())
+	}
+	os.Exit(m.Run())
+}
+
+func TestQEMUKeepsTheContract(t *testing.T) {
+	cfg := machine(t)
+	hypertest.Run(t, hypertest.Subject{Driver: qemu.Driver{}, Config: cfg, Share: serveFiles})
+}
+
+// The guest's own end, whatever its cause, is an error.
+func TestGuestThatDoesNotBoot(t *testing.T) {
+	cfg := machine(t)
+	cfg.KernelArgs = append(cfg.KernelArgs, "rdinit=/nothing") // panics: no init
+	vm, err := qemu.Driver{}.Start(limit(t, time.Minute), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	defer vm.Channel().Close()
+	select {
+	case <-vm.Done():
+	case <-time.After(2 * time.Minute):
+		t.Fatal("the machine goes on after its kernel's panic")
+	}
+	if err := vm.Err(); err == nil || !strings.Contains(err.Error(), "QEMU ended") {
+		t.Errorf("reason: %v", err)
+	}
+	if !strings.Contains(string(vm.Console()), "Kernel panic") {
+		t.Errorf("no panic on the console:\n%s", vm.Console())
+	}
+}
+
+// A wrong start says in QEMU's words what is wrong, and leaves nothing.
+func TestStartFails(t *testing.T) {
+	cfg := machine(t)
+	cfg.Kernel = "/dev/null"
+	_, err := qemu.Driver{}.Start(limit(t, time.Minute), cfg)
+	if err == nil || !strings.Contains(err.Error(), "qemu") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("error: %v", err)
+	}
+	noChildren(t)
+}
+
+// A file server that has gone fails the plug, and only that.
+func TestPlugIsRolledBack(t *testing.T) {
+	cfg := machine(t)
+	cfg.HotplugSlots = 1
+	vm, err := qemu.Driver{}.Start(limit(t, time.Minute), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Channel().Close()
+	defer vm.Kill()
+	for range 3 {
+		mine, theirs := socketpair(t)
+		theirs.Close()
+		if _, err := vm.PlugShare(limit(t, time.Minute), "dead", mine); err == nil || errors.Is(err, hypervisor.ErrNoSlot) {
+			t.Fatalf("plug of a dead file server: %v", err)
+		}
+		mine.Close()
+	}
+	socket := serveFiles(t)
+	defer socket.Close()
+	if _, err := vm.PlugShare(limit(t, time.Minute), "live", socket); err != nil {
+		t.Error(err)
+	}
+}
+
+// QEMU does not outlive the process that has started it.
+func TestOwnerKilled(t *testing.T) {
+	machine(t) // skips
+	owner := exec.Command("/proc/self/exe")
+	owner.Env = append(os.Environ(), ownerEnv+"=1")
+	owner.Stderr = os.Stderr
+	out, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		owner.Process.Kill()
+		t.Fatal(errors.Join(err, owner.Wait()))
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := state.FindProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner.Process.Kill()
+	owner.Wait()
+	if err := vm.Wait(limit(t, 10*time.Second)); err != nil {
+		vm.Signal(unix.SIGKILL)
+		t.Errorf("QEMU outlives its owner: %v", err)
+	}
+}
+
+// own starts a machine, prints QEMU's pid and waits to be killed. The thread
+// that called Start ends first: QEMU must not mind.
+func own() int {
+	cfg, err := config()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	vm, err := startOnDyingThread(ctx, cfg)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	select { // long enough for a parent-death signal to have come
+	case <-vm.Done():
+		fmt.Fprintln(os.Stderr, "QEMU ended with the thread that started it:", vm.Err())
+		return 1
+	case <-time.After(300 * time.Millisecond):
+	}
+	fmt.Println(vm.Process().Pid)
+	<-vm.Done()
+	return 1
+}
+
+// The proof that KVM works is a guest that boots. Whatever the answer is on
+// this host, it must come in time and be remembered.
+func TestProbeAccel(t *testing.T) {
+	cfg := qemu.ProbeConfig{
+		Driver: qemu.Driver{}, Machine: machine(t), ImageID: "test",
+		CacheFile: filepath.Join(t.TempDir(), "accel.json"),
+	}
+	begun := time.Now()
+	first, err := qemu.ProbeAccel(limit(t, time.Minute), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("in %v: %+v", time.Since(begun), first)
+	if !first.Fresh || (first.Accel == hypervisor.AccelKVM) != (first.Reason == "") {
+		t.Errorf("first answer %+v", first)
+	}
+	if took := time.Since(begun); took > 2*qemu.DefaultProbeTimeout {
+		t.Errorf("took %v", took)
+	}
+	second, err := qemu.ProbeAccel(limit(t, 100*time.Millisecond), cfg)
+	if first.Fresh = false; err != nil || second != first {
+		t.Errorf("second answer %+v, %v", second, err)
+	}
+	noChildren(t)
+}
+
+// machine is the configuration of a small guest; the test is skipped where
+// there is no guest image.
+func machine(t testing.TB) hypervisor.Config {
+	t.Helper()
+	cfg, err := config()
+	if err != nil {
+		t.Skipf("NOT RUN: needs a virtual machine: %v", err)
+	}
+	return cfg
+}
+
+func config() (hypervisor.Config, error) {
+	image, err := guestimage.Load(env("VC_GUEST_DIR", "../../build/guest"))
+	if err != nil {
+		return hypervisor.Config{}, err
+	}
+	binary := os.Getenv("VC_QEMU")
+	if binary == "" {
+		if binary, err = exec.LookPath("qemu-system-x86_64"); err != nil {
+			return hypervisor.Config{}, err
+		}
+	}
+	kernel, err := filepath.Abs(image.KernelPath())
+	if err != nil {
+		return hypervisor.Config{}, err
+	}
+	initrd, err := filepath.Abs(image.InitrdPath())
+	if err != nil {
+		return hypervisor.Config{}, err
+	}
+	return hypervisor.Config{
+		Name: "test", Binary: binary, Accel: hypervisor.AccelTCG,
+		CPUs: 1, MaxCPUs: 1, MemoryMiB: 256, MaxMemoryMiB: 256,
+		Kernel: kernel, Initrd: initrd, HotplugSlots: 3,
+	}, nil
+}
+
+// serveFiles starts a file server for an empty folder and gives a connection
+// to it.
+func serveFiles(t *testing.T) *os.File {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "share"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	address := &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unix"}
+	l, err := net.ListenUnix("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	listening, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Close()
+	server := exec.Command(env("VC_VIRTIOFSD", "/usr/lib/qemu/virtiofsd"), "--fd=3", "-f",
+		"-o", "source="+filepath.Join(dir, "share"), "--rlimit-nofile=0", "-o", "log_level=err")
+	server.ExtraFiles = []*os.File{listening}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
+	conn, err := net.DialUnix("unix", nil, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	socket, err := conn.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return socket
+}
+
+func socketpair(t *testing.T) (a, b *os.File) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(fds[0]), "a"), os.NewFile(uintptr(fds[1]), "b")
+}
+
+// noChildren fails the test if a child was left, running or not reaped.
+func noChildren(t *testing.T) {
+	t.Helper()
+	err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	if !errors.Is(err, unix.ECHILD) {
+		t.Errorf("a child is left: waitid: %v, want ECHILD", err)
+	}
+}
+
+func limit(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func env(name, otherwise string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return otherwise
+}
