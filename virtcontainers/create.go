@@ -23,18 +23,23 @@ import (
 // Create makes a container, its process waiting in the guest before exec. On
 // an error nothing is left of it; the error names the phase that failed.
 func (r *Runtime) Create(ctx context.Context, o CreateOptions) error {
-	_, err := r.create(ctx, o)
+	_, err := r.create(ctx, o, true)
 	return err
 }
 
-// create is Create, and gives the shim's process, a child of the caller.
-func (r *Runtime) create(ctx context.Context, o CreateOptions) (*os.Process, error) {
+// create is Create, and gives the shim's process, a child of the caller. A
+// container that is detached from the caller needs a console socket for its
+// terminal.
+func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*os.Process, error) {
 	if err := state.ValidateID(o.ID); err != nil {
 		return nil, err
 	}
 	p, err := r.plan(o)
 	if err != nil {
 		return nil, err
+	}
+	if detached && o.ConsoleSocket == "" && p.bundle.Spec.Process.Terminal {
+		return nil, errNoConsole
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CreateTimeout.Std())
 	defer cancel()
@@ -53,6 +58,13 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions) (*os.Process, err
 	}
 	return proc, nil
 }
+
+// The texts of runc for a terminal that has nowhere to go, or nowhere to come
+// from.
+var (
+	errNoConsole  = errors.New("cannot allocate tty if runc will detach without setting console socket")
+	errNoTerminal = errors.New("cannot use console socket if runc will not detach or allocate tty")
+)
 
 // plan is a create that has been checked as far as can be without making
 // anything.
@@ -75,7 +87,7 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	}
 	terminal := b.Spec.Process.Terminal
 	if o.ConsoleSocket != "" && !terminal {
-		return nil, errors.New("cannot use console socket if runc will not detach or allocate tty")
+		return nil, errNoTerminal
 	}
 	if o.PreserveFDs > 0 {
 		return nil, fmt.Errorf("--preserve-fds %d: descriptors cannot be handed into a virtual machine", o.PreserveFDs)

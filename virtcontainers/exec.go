@@ -39,9 +39,9 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	case o.PreserveFDs > 0:
 		return 255, fmt.Errorf("--preserve-fds %d: descriptors cannot be handed into a virtual machine", o.PreserveFDs)
 	case o.Detach && process.Terminal && o.ConsoleSocket == "":
-		return 255, errors.New("cannot allocate tty if runc will detach without setting console socket")
+		return 255, errNoConsole
 	case o.ConsoleSocket != "" && !(o.Detach && process.Terminal):
-		return 255, errors.New("cannot use console socket if runc will not detach or allocate tty")
+		return 255, errNoTerminal
 	}
 	guest, dropped, err := oci.GuestProcess(o.Process)
 	if err != nil {

@@ -24,9 +24,9 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 	terminal := b.Spec.Process.Terminal
 	switch {
 	case o.Detach && terminal && o.ConsoleSocket == "":
-		return 1, errors.New("cannot allocate tty if runc will detach without setting console socket")
+		return 1, errNoConsole
 	case o.ConsoleSocket != "" && !(o.Detach && terminal):
-		return 1, errors.New("cannot use console socket if runc will not detach or allocate tty")
+		return 1, errNoTerminal
 	}
 	if !o.NoSubreaper && !o.Detach {
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -43,7 +43,7 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 			}
 		}
 	}
-	proc, err := r.create(ctx, o.CreateOptions)
+	proc, err := r.create(ctx, o.CreateOptions, o.Detach)
 	if err != nil {
 		return 1, err
 	}

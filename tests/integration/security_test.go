@@ -16,6 +16,7 @@ import (
 func TestHostileRootfs(t *testing.T) {
 	t.Run("all", func(t *testing.T) { hostileRootfs(t, "dev", "sys") })
 	// A runtime may refuse the former; this one gets as far as the volumes.
+	// crun wants a link to lead somewhere in the rootfs.
 	t.Run("volumes", func(t *testing.T) { hostileRootfs(t) })
 }
 
@@ -40,6 +41,9 @@ func hostileRootfs(t *testing.T, more ...string) {
 		if err := os.Link(filepath.Join(e.Base, "bin/busybox"), filepath.Join(b.Rootfs, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.MkdirAll(filepath.Join(b.Rootfs, outside, "dir"), 0o755); err != nil {
+		t.Fatal(err)
 	}
 	up := strings.Repeat("../", 12) + outside[1:]
 	links := map[string]string{

@@ -78,7 +78,9 @@ func (c *Conn) Send(v any, file *os.File) error {
 		if err != nil {
 			return err
 		}
-		frame = frame[n:]
+		if frame = frame[n:]; len(frame) == 0 {
+			return nil // the peer may have gone by now, with everything it needs
+		}
 	}
 	_, err = c.Write(frame)
 	return err
@@ -133,12 +135,11 @@ func (c *Conn) receiveBody(v any, head []byte, have int) error {
 func (c *Conn) Call(ctx context.Context, req *Request, file *os.File) (*Reply, error) {
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if err := c.Send(req, file); err != nil {
-		return nil, gone(ctx, req.Op, err)
-	}
+	sendErr := c.Send(req, file)
+	// Also after an error: the peer may have answered before it hung up.
 	var reply Reply
 	if _, err := c.Receive(&reply); err != nil {
-		return nil, gone(ctx, req.Op, err)
+		return nil, gone(ctx, req.Op, errors.Join(sendErr, err))
 	}
 	if reply.Failure != nil {
 		return &reply, reply.Failure

@@ -23,6 +23,11 @@ type Session struct {
 	// container was killed.
 	FlushTimeout time.Duration
 
+	// GiveUpOutput lets go of an output file once the process has closed its
+	// end, so that its reader sees the end too. It is for files that are the
+	// session's alone.
+	GiveUpOutput bool
+
 	dir       string
 	container string
 	process   string
@@ -148,7 +153,21 @@ func (s *Session) copyOut(to *os.File, from *net.UnixConn) {
 	s.outputs.Go(func() {
 		defer from.Close()
 		io.Copy(to, from)
+		if s.GiveUpOutput && !s.stdio.Terminal {
+			giveUp(to)
+		}
 	})
+}
+
+// giveUp makes a standard stream lead to /dev/null. It is not closed: the next
+// file to be opened would take its number.
+func giveUp(f *os.File) {
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return // the reader waits for the shim's end then
+	}
+	defer unix.Close(null)
+	unix.Dup3(null, int(f.Fd()), unix.O_CLOEXEC)
 }
 
 func (s *Session) stream(kind api.Kind) (*net.UnixConn, error) {

@@ -107,7 +107,7 @@ func begin(cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error
 	if err != nil {
 		return nil, nil, err
 	}
-	s.FlushTimeout = cfg.FlushTimeout
+	s.FlushTimeout, s.GiveUpOutput = cfg.FlushTimeout, true
 	term := Terminal{Width: cfg.Width, Height: cfg.Height}
 	if cfg.Terminal {
 		if consoleSocket != nil {
