@@ -22,7 +22,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all build agent guest deps unit integration test check demo bench install clean distclean help FORCE
+.PHONY: all build agent guest debian deps unit integration test check demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -52,15 +52,24 @@ build/version: FORCE
 	@mkdir -p $(@D)
 	@echo '$(VERSION) $(COMMIT)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT)' >$@
 
+# A whole distribution as a rootfs, for the tests.
+debian: build/debian/etc/debian_version ## a Debian tree for the tests: build/debian (needs root and `make deps`)
+
+build/debian/etc/debian_version:
+	rm -rf --one-file-system build/debian build/debian.tmp
+	debootstrap --variant=minbase bookworm build/debian.tmp >build/debootstrap.log || { tail build/debootstrap.log; exit 1; }
+	mv build/debian.tmp build/debian
+
 unit: ## unit tests, with the race detector; no root, no virtual machine
 	$(GO) test -race $(UNIT_TESTS)
 
-integration: build guest ## tests with virtual machines (needs root and `make deps`)
+integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
 	VC_TEST_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
 
-test: ## everything: deps, build, unit and integration tests
+test: ## everything: deps, build, check, unit and integration tests
 	$(MAKE) deps
-	$(MAKE) build guest
+	$(MAKE) build guest debian
+	$(MAKE) check
 	$(MAKE) unit
 	$(MAKE) integration
 
