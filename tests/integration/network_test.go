@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"os"
 	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
@@ -23,7 +25,16 @@ func TestNetwork(t *testing.T) {
 		}
 	}
 	run("netns add vctest")
-	defer run("netns delete vctest")
+	defer func() {
+		run("netns delete vctest")
+		// ip(8) leaves the folder, mounted on itself.
+		if err := unix.Unmount("/run/netns", 0); err != nil {
+			t.Error(err)
+		}
+		if err := os.Remove("/run/netns"); err != nil {
+			t.Error(err)
+		}
+	}()
 	c := e.Container(nil, testenv.Capabilities("CAP_NET_RAW"), testenv.Shell("ip -o address show eth0; ping -c 1 -W 5 192.0.2.1; echo ping $?"),
 		func(s *specs.Spec) {
 			for i := range s.Linux.Namespaces {
