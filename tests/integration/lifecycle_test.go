@@ -4,6 +4,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -87,4 +89,21 @@ func TestStreams(t *testing.T) {
 	e.Equal("sum of stdin in the guest", strings.Fields(c.Stderr() + " -")[0], sent)
 	e.Equal("sum of stdout", fmt.Sprintf("%x", sha256.Sum256([]byte(c.Stdout()))), sent)
 	c.Delete()
+}
+
+// TestKernelByPath boots another kernel file than the image's.
+func TestKernelByPath(t *testing.T) {
+	e := suite.New(t)
+	e.NeedVM()
+	kernel := e.Path("kernel")
+	if err := os.Symlink(filepath.Join(suite.Guest, "vmlinux"), kernel); err != nil {
+		t.Fatal(err)
+	}
+	e = e.Configured(testenv.Settings{"hypervisor.kernel": fmt.Sprintf("%q", kernel)})
+	b := e.Bundle(testenv.Args("uname", "-s"))
+	if res := e.Do("run", "--bundle", b.Dir, e.ID()); res.Code != 0 || res.Stdout != "Linux\n" {
+		t.Error(res)
+	}
+	none := e.Configured(testenv.Settings{"hypervisor.kernel": `"/nonexistent"`})
+	none.FailedWith(none.Do("run", "--bundle", b.Dir, none.ID()), 1, "/nonexistent")
 }
