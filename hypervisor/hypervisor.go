@@ -45,6 +45,21 @@ type Config struct {
 	KernelArgs []string
 	// HotplugSlots is how many devices can be plugged at the same time.
 	HotplugSlots int
+
+	// MemoryFile, if set, makes a machine that can be saved as a template: it
+	// is the path of a file that becomes the guest's memory.
+	MemoryFile string
+	// Template, if set, makes a clone: the machine does not boot, it goes on
+	// where the template was saved. All else but Name must be as it was there.
+	Template *Template
+}
+
+// Template is a saved machine. Its files are only read, by any number of
+// clones at a time: each gets its own copy of the memory.
+type Template struct {
+	// Memory is the path of the MemoryFile that the machine had, State of what
+	// Save has written.
+	Memory, State string
 }
 
 // Driver starts virtual machines.
@@ -87,6 +102,14 @@ type VM interface {
 	Done() <-chan struct{}
 	// Err says why the machine ended; nil before Done and after Kill.
 	Err() error
+}
+
+// Saver is a VM whose Config had a MemoryFile.
+type Saver interface {
+	VM
+	// Save writes the state of the machine's devices to the file and stops the
+	// machine for good, so that its memory's file fits. It is to be killed then.
+	Save(ctx context.Context, state *os.File) error
 }
 
 // NIC is a network interface of a VM (virtio-net).

@@ -74,6 +74,11 @@ func run(ctx context.Context, logger *log.Logger) error {
 	reap := reaper.New()
 	go reap.Run(ctx)
 	finish := newFinish(guest.Finish, makeFolders, modules.Preload)
+	if guest.IsTemplate() {
+		if err := settle(ctx, finish); err != nil {
+			return err
+		}
+	}
 	srv := newServer(logger, reap, modules, finish.wait)
 	for {
 		err := session(ctx, port, srv, imageID, finish.start)
@@ -92,6 +97,16 @@ func run(ctx context.Context, logger *log.Logger) error {
 func keepSignals() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM,
 		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPWR)
+}
+
+// settle does everything that clones need not do again. Hello, which says that
+// the machine can be saved, comes after it.
+func settle(ctx context.Context, finish *finish) error {
+	finish.start()
+	if err := finish.wait(ctx); err != nil {
+		return err
+	}
+	return guest.ClearFreeMemory()
 }
 
 // session greets the host and serves it until it goes away. The rest of the

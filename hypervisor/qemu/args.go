@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -21,8 +22,10 @@ type Layout struct {
 	// QMP, Console and Channel are numbers of fds in QEMU, each the end of a
 	// connected stream socket.
 	QMP, Console, Channel int
+	// Memory is the number of the fd in QEMU that is the memory of a clone.
+	Memory int
 	// Firmware is the path of a firmware that starts a PVH kernel faster than
-	// QEMU's default; "" for the default.
+	// QEMU's default; "" for the default. Templates and clones use the default.
 	Firmware string
 }
 
@@ -56,14 +59,8 @@ func Args(cfg hypervisor.Config, l Layout) []string {
 	a.add("-cpu", cpuModel(cfg.Accel))
 	a.add("-smp", smp(cfg))
 	a.add("-m", memory(cfg))
-	a.add("-object", fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=on", cfg.MemoryMiB))
-
-	if l.Firmware != "" {
-		a.add("-bios", l.Firmware)
-	}
-	a.add("-kernel", cfg.Kernel)
-	a.add("-initrd", cfg.Initrd)
-	a.add("-append", kernelCommandLine(cfg))
+	a.add("-object", memoryBackend(cfg, l))
+	a.addBoot(cfg, l)
 
 	a.add("-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", l.QMP))
 	a.add("-mon", "chardev=qmp,mode=control")
@@ -73,8 +70,10 @@ func Args(cfg hypervisor.Config, l Layout) []string {
 	a.add("-device", "virtio-serial-pci,id=serial,bus=pcie.0,addr=0x2")
 	a.add("-device", "virtserialport,bus=serial.0,chardev=channel,name="+api.PortName)
 
-	// No vmgenid: it tells a guest that it is a clone, which these never are,
-	// and qboot hangs on its ACPI table (QEMU 7.2).
+	if snapshots(cfg) {
+		// Tells the kernel that it is a clone now: it draws new random numbers.
+		a.add("-device", "vmgenid,guid=auto")
+	}
 	a.add("-object", "rng-builtin,id=rng")
 	a.add("-device", "virtio-rng-pci,rng=rng,bus=pcie.0,addr=0x3")
 	for slot := range cfg.HotplugSlots {
@@ -83,6 +82,37 @@ func Args(cfg hypervisor.Config, l Layout) []string {
 			portID(slot), firstSlot+slot, slot+1, slot+1))
 	}
 	return a
+}
+
+// snapshots reports whether the machine is a template or a clone. Both must
+// have the same devices.
+func snapshots(cfg hypervisor.Config) bool { return cfg.MemoryFile != "" || cfg.Template != nil }
+
+// memoryBackend is where the guest's memory is.
+func memoryBackend(cfg hypervisor.Config, l Layout) string {
+	where := "memory-backend-memfd,id=mem"
+	switch {
+	case cfg.Template != nil:
+		where = fmt.Sprintf("memory-backend-file,id=mem,mem-path=/proc/self/fd/%d", l.Memory)
+	case cfg.MemoryFile != "":
+		where = "memory-backend-file,id=mem,mem-path=" + escape(cfg.MemoryFile)
+	}
+	return fmt.Sprintf("%s,size=%dM,share=on", where, cfg.MemoryMiB)
+}
+
+// addBoot adds what the machine starts with: a kernel, or a template's state.
+func (a *argv) addBoot(cfg hypervisor.Config, l Layout) {
+	if cfg.Template != nil {
+		a.add("-incoming", "defer")
+		return
+	}
+	// qboot hangs on the ACPI table of vmgenid (QEMU 7.2).
+	if l.Firmware != "" && !snapshots(cfg) {
+		a.add("-bios", l.Firmware)
+	}
+	a.add("-kernel", cfg.Kernel)
+	a.add("-initrd", cfg.Initrd)
+	a.add("-append", kernelCommandLine(cfg))
 }
 
 // Quote writes a command line for a shell, one option a line, to reproduce a
@@ -110,6 +140,10 @@ func check(cfg hypervisor.Config) error {
 		return fmt.Errorf("%d MiB of memory of at most %d", cfg.MemoryMiB, cfg.MaxMemoryMiB)
 	case cfg.HotplugSlots < 0 || cfg.HotplugSlots > maxSlots:
 		return fmt.Errorf("%d hotplug slots: not 0 to %d", cfg.HotplugSlots, maxSlots)
+	case cfg.MemoryFile != "" && cfg.Template != nil:
+		return errors.New("a clone that is to be a template")
+	case strings.ContainsRune(cfg.MemoryFile, 0):
+		return fmt.Errorf("memory file %q", cfg.MemoryFile)
 	}
 	for _, s := range append([]string{cfg.Name, cfg.Binary, cfg.Kernel, cfg.Initrd}, cfg.KernelArgs...) {
 		if s == "" || strings.ContainsRune(s, 0) {

@@ -42,6 +42,16 @@ func TestArgs(t *testing.T) {
 			},
 			layout: Layout{QMP: 7, Console: 8, Channel: 9, Firmware: "/usr/share/qemu/qboot.rom"},
 		},
+		"template": {
+			cfg:    func(c *hypervisor.Config) { c.MemoryFile = "/cache/a,b/memory" },
+			layout: Layout{QMP: 3, Console: 4, Channel: 5, Firmware: "/usr/share/qemu/qboot.rom"},
+		},
+		"clone": {
+			cfg: func(c *hypervisor.Config) {
+				c.Template = &hypervisor.Template{Memory: "/cache/memory", State: "/cache/state"}
+			},
+			layout: Layout{QMP: 3, Console: 4, Channel: 5, Memory: 6, Firmware: "/usr/share/qemu/qboot.rom"},
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -40,7 +40,19 @@ func (Driver) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, 
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
-	v, control, err := spawn(cfg)
+	if cfg.Template != nil {
+		return clone(ctx, cfg)
+	}
+	v, err := begin(ctx, cfg, nil)
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// begin starts QEMU up to the point where it answers.
+func begin(ctx context.Context, cfg hypervisor.Config, memory *os.File) (*vm, error) {
+	v, control, err := spawn(cfg, memory)
 	if err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}

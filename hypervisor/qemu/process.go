@@ -24,7 +24,7 @@ const firstFD = 3
 
 // spawn starts QEMU's process. The connection is its control socket, the
 // caller's to close unless it makes v.qmp of it.
-func spawn(cfg hypervisor.Config) (*vm, *net.UnixConn, error) {
+func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
 	host, guest, err := sockets()
 	if err != nil {
 		return nil, nil, err
@@ -38,7 +38,12 @@ func spawn(cfg hypervisor.Config) (*vm, *net.UnixConn, error) {
 		slots:   make([]bool, cfg.HotplugSlots),
 	}
 	l := Layout{QMP: firstFD, Console: firstFD + 1, Channel: firstFD + 2, Firmware: firmware(cfg.Binary)}
-	v.cmd = command(cfg.Binary, Args(cfg, l), guest, v.stderr)
+	inherited := guest
+	if memory != nil {
+		l.Memory = firstFD + len(guest)
+		inherited = append(guest[:len(guest):len(guest)], memory)
+	}
+	v.cmd = command(cfg.Binary, Args(cfg, l), inherited, v.stderr)
 
 	// Files that the caller was given without close-on-exec are not QEMU's.
 	if err := unix.CloseRange(firstFD, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -26,6 +27,7 @@ func (s *Suite) Settings() Settings {
 	return Settings{
 		"hypervisor.guest_image": fmt.Sprintf("%q", s.Guest),
 		"hypervisor.accel":       `"auto"`,
+		"hypervisor.cache_dir":   fmt.Sprintf("%q", filepath.Join(s.Dir, "cache")),
 	}
 }
 

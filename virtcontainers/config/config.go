@@ -59,6 +59,14 @@ const (
 	AccelTCG  Accel = "tcg"
 )
 
+// TemplateUse is whether machines begin as clones of a booted one.
+type TemplateUse string
+
+const (
+	TemplateAuto TemplateUse = "auto" // where that works, else they boot
+	TemplateOff  TemplateUse = "off"
+)
+
 // Hypervisor is the table [hypervisor].
 type Hypervisor struct {
 	QEMU         string
@@ -69,6 +77,9 @@ type Hypervisor struct {
 	Memory       Size
 	HotplugSlots int
 	BootTimeout  Duration
+	Template     TemplateUse
+	// CacheDir keeps templates, and what has been found out about the host.
+	CacheDir string
 }
 
 // Values of Share.Cache: how long the guest may rely on what it knows of files.
@@ -103,6 +114,8 @@ func Default() *Config {
 			Memory:       256 * MiB,
 			HotplugSlots: 8,
 			BootTimeout:  Seconds(60),
+			Template:     TemplateAuto,
+			CacheDir:     "/var/cache/vc-runtime",
 		},
 		Share: Share{Cache: CacheAuto},
 	}

@@ -76,6 +76,8 @@ cpus = 3
 memory = "2G"
 hotplug_slots = 4
 boot_timeout = "6s"
+template = "off"
+cache_dir = "/c"
 [share]
 virtiofsd = "/v"
 cache = "never"
@@ -94,6 +96,7 @@ anything = { goes = 1 }
 		Hypervisor: Hypervisor{
 			QEMU: "/q", Accel: AccelTCG, GuestImage: "/g", Kernel: "/k",
 			CPUs: 3, Memory: 2 * GiB, HotplugSlots: 4, BootTimeout: Seconds(6),
+			Template: TemplateOff, CacheDir: "/c",
 		},
 		Share: Share{Virtiofsd: "/v", Cache: CacheNever},
 	}
@@ -134,6 +137,9 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		{"hypervisor", `memory = "64M"`, `hypervisor.memory = "64M"` + aMemory},
 		{"hypervisor", `memory = "many"`, `hypervisor.memory = "many"` + aMemory},
 		{"hypervisor", `memory = 512`, `hypervisor.memory = 512` + aMemory},
+		{"hypervisor", `template = "on"`, `hypervisor.template = "on": expected "auto" or "off"`},
+		{"hypervisor", `cache_dir = ""`, `hypervisor.cache_dir = "": expected an absolute path`},
+		{"hypervisor", `cache_dir = "cache"`, `hypervisor.cache_dir = "cache": expected an absolute path`},
 		{"hypervisor", `qemu = "qemu"`, `hypervisor.qemu = "qemu"` + aPath},
 		{"share", `virtiofsd = "./x"`, `share.virtiofsd = "./x"` + aPath},
 		{"share", `virtiofsd = "/x\u0000"`, `share.virtiofsd = "/x\x00"` + aPath},

@@ -47,6 +47,8 @@ func (c *Config) keys() []key {
 		{"hypervisor.memory", memory(&h.Memory, 128*MiB)},
 		{"hypervisor.hotplug_slots", number(&h.HotplugSlots, 1, 24)},
 		{"hypervisor.boot_timeout", timeout(&h.BootTimeout)},
+		{"hypervisor.template", oneOf(&h.Template, TemplateAuto, TemplateOff)},
+		{"hypervisor.cache_dir", folder(&h.CacheDir)},
 
 		{"share.virtiofsd", path(&s.Virtiofsd)},
 		{"share.cache", oneOf(&s.Cache, CacheAuto, CacheAlways, CacheNever)},
@@ -159,6 +161,12 @@ func path(p *string) value {
 		s, ok := v.(string)
 		*p = s
 		return ok && (s == "" || s[0] == '/') && !strings.ContainsRune(s, 0)
+	}}
+}
+
+func folder(p *string) value {
+	return value{"an absolute path", func(v any) bool {
+		return path(p).set(v) && *p != ""
 	}}
 }
 

@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/vc-runtime/vc-runtime/agent/client"
 	"github.com/vc-runtime/vc-runtime/agent/guestimage"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
+	"github.com/vc-runtime/vc-runtime/hypervisor/template"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -31,6 +31,12 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 	if err != nil {
 		return nil, err
 	}
+	if err := makeCache(cfg); err != nil {
+		return nil, err
+	}
+	if err := verifyOnce(hv.CacheDir, image); err != nil {
+		return nil, err
+	}
 	vmCfg := hypervisor.Config{
 		Name:   cfg.ID,
 		Binary: binary,
@@ -46,34 +52,54 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, hv.BootTimeout.Std(),
-		fmt.Errorf("the guest did not answer within %s (boot_timeout)", hv.BootTimeout.Std()))
-	defer cancel()
-	vm, err := qemu.Driver{}.Start(ctx, vmCfg)
+	b := &booting{hv: hv, machine: vmCfg, imageID: image.ImageID, started: started}
+	m, err := b.boot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := started(vm); err != nil {
-		return nil, errors.Join(err, endVM(vm))
-	}
-	// A VM that dies cannot answer any more.
-	go func() {
-		select {
-		case <-vm.Done():
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: image.ImageID})
-	if err != nil {
-		return nil, bootFailure(ctx, vm, err)
-	}
-	return &Machine{VM: vm, Guest: guest, Notices: notices}, nil
+	m.Notices = append(notices, m.Notices...)
+	return m, nil
 }
 
-// probeFile remembers what the acceleration probe has found, for all roots and
-// until the next boot of the host.
-const probeFile = "/var/cache/vc-runtime/accel.json"
+// boot gives a clone where that is wanted and works, else a machine that boots.
+func (b *booting) boot(ctx context.Context) (*Machine, error) {
+	var notices []string
+	if b.hv.Template == config.TemplateAuto {
+		m, err := b.clone(ctx)
+		if err == nil || ctx.Err() != nil {
+			return m, err
+		}
+		if !errors.Is(err, template.ErrFailedBefore) { // else it has been said
+			notices = append(notices, fmt.Sprintf("no clone, the virtual machine boots: %v", err))
+		}
+	}
+	ctx, cancel := b.limit(ctx)
+	defer cancel()
+	m, err := b.start(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	m.Notices = append(m.Notices, notices...)
+	return m, nil
+}
+
+// makeCache makes the cache's folder. Where that cannot be, on a read-only /var
+// say, what is worth remembering goes with the state.
+func makeCache(cfg *monitor.SandboxConfig) error {
+	hv := &cfg.Config.Hypervisor
+	if os.MkdirAll(hv.CacheDir, 0o700) == nil {
+		return nil
+	}
+	hv.CacheDir = filepath.Join(cfg.Root, "cache")
+	if err := os.MkdirAll(hv.CacheDir, 0o700); err != nil {
+		return fmt.Errorf("make the cache (hypervisor.cache_dir): %w", err)
+	}
+	return nil
+}
+
+// probeName is the file in the cache that remembers what the acceleration
+// probe has found, for all roots and until the next boot of the host.
+const probeName = "accel.json"
 
 // chooseAccel sets how the guest is run: as configured, or by KVM where this
 // image has been seen to boot on it.
@@ -86,12 +112,9 @@ func chooseAccel(ctx context.Context, cfg *monitor.SandboxConfig, vm *hypervisor
 		vm.Accel = hypervisor.AccelTCG
 		return nil, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(probeFile), 0o700); err != nil {
-		return nil, fmt.Errorf("find out whether KVM works: %w", err)
-	}
 	probe, err := qemu.ProbeAccel(ctx, qemu.ProbeConfig{
 		Driver: qemu.Driver{}, Machine: *vm, ImageID: imageID,
-		CacheFile: probeFile,
+		CacheFile: filepath.Join(cfg.Config.Hypervisor.CacheDir, probeName),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("find out whether KVM works: %w", err)

@@ -43,8 +43,9 @@ type Machine struct {
 	Notices []string
 }
 
-// Booter boots the machine of a sandbox. started is called once as soon as
-// the VM runs, which is long before the agent answers. On an error nothing
+// Booter boots the machine of a sandbox, or clones a booted one. started is
+// called as soon as a VM runs, which may be long before the agent answers, and
+// again where another VM is tried after that. On an error nothing
 // is left running, and the error has the phase and the end of the console.
 type Booter func(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervisor.VM) error) (*Machine, error)
 

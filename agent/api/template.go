@@ -1,0 +1,7 @@
+package api
+
+// TemplateArg on the kernel's command line tells the agent that the machine is
+// to be saved as a template. It then says Hello only when its set-up is
+// complete, and the host saves the machine while it waits for Welcome: each
+// clone gets a Welcome of its own, with the time and fresh entropy.
+const TemplateArg = "vc.template"

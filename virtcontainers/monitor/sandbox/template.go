@@ -1,0 +1,215 @@
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/client"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
+	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+)
+
+// cloneLimit is how long a clone may take to be there before its template is
+// given up: some times what it takes on a loaded machine.
+const cloneLimit = 20 * time.Second
+
+// templatesFolder is that of the store, in the cache.
+const templatesFolder = "templates"
+
+// clone gives a machine that goes on where a booted one was saved. The first
+// one for a configuration, image and QEMU boots and saves that. An error means
+// that the machine has to boot; nothing is left running.
+func (b *booting) clone(ctx context.Context) (*Machine, error) {
+	store, err := template.Open(filepath.Join(b.hv.CacheDir, templatesFolder))
+	if err != nil {
+		return nil, err
+	}
+	key, err := template.NewKey(b.machine, b.imageID)
+	if err != nil {
+		return nil, err
+	}
+	entry, made, err := store.Get(ctx, key, b.makeTemplate)
+	if err != nil {
+		return nil, err
+	}
+	m, err := b.startClone(ctx, entry, made)
+	if err != nil {
+		discard := store.Remove
+		if made {
+			discard = store.Reject
+		}
+		if ctx.Err() == nil {
+			err = errors.Join(err, discard(ctx, entry))
+		}
+		return nil, err
+	}
+	if made {
+		m.Notices = append(m.Notices, "made a template of the virtual machine: others start faster from now on")
+		return m, nil
+	}
+	go func() {
+		if answers(context.WithoutCancel(ctx), m) != nil {
+			store.Remove(context.WithoutCancel(ctx), entry) // else the next one tries that
+		}
+	}()
+	return m, nil
+}
+
+// startClone starts a clone. The first one of a template must have answered;
+// later ones need not be waited for.
+func (b *booting) startClone(ctx context.Context, entry *template.Entry, first bool) (*Machine, error) {
+	startCtx, cancel := context.WithTimeoutCause(ctx, cloneLimit, fmt.Errorf("the clone did not start within %s", cloneLimit))
+	defer cancel()
+	m, err := b.start(startCtx, entry)
+	if err != nil || !first {
+		return m, err
+	}
+	if err := answers(ctx, m); err != nil {
+		m.Guest.Close()
+		return nil, bootFailure(ctx, m.VM, err)
+	}
+	return m, nil
+}
+
+// answers makes a call to the agent of a clone, and gives an error if it can
+// be blamed on the template that there is no answer. The call also makes the
+// guest run what it will need soon, while it would be idle.
+func answers(ctx context.Context, m *Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, cloneLimit)
+	defer cancel()
+	_, err := m.Guest.ListProcesses(ctx, &api.ContainerRequest{})
+	var answer *api.GuestError
+	if err == nil || errors.As(err, &answer) {
+		return nil
+	}
+	select {
+	case <-m.VM.Done():
+		return m.VM.Err() // nil if it was killed: nobody needs it any more
+	default:
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("the clone did not answer within %s", cloneLimit)
+	}
+	return nil // the sandbox is ending
+}
+
+// makeTemplate boots a machine and saves it when its agent has said hello.
+func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (greeting json.RawMessage, err error) {
+	ctx, cancel := b.limit(ctx)
+	defer cancel()
+	memory, err := os.OpenFile(t.Memory, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer memory.Close()
+	state, err := os.OpenFile(t.State, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer state.Close()
+
+	cfg := b.machine
+	cfg.Name, cfg.MemoryFile = "template", t.Memory
+	cfg.KernelArgs = append(cfg.KernelArgs[:len(cfg.KernelArgs):len(cfg.KernelArgs)], api.TemplateArg)
+	vm, err := qemu.Driver{}.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	var hello api.Hello
+	if err := readHello(ctx, vm, &hello); err != nil {
+		return nil, bootFailure(ctx, vm, err)
+	}
+	err = saveTo(ctx, vm, state)
+	if err := errors.Join(err, endVM(vm)); err != nil {
+		return nil, err
+	}
+	if err := qemu.PunchZeros(memory); err != nil {
+		return nil, err
+	}
+	return json.Marshal(hello)
+}
+
+func saveTo(ctx context.Context, vm hypervisor.VM, state *os.File) error {
+	saver, ok := vm.(hypervisor.Saver)
+	if !ok {
+		return errors.New("this hypervisor cannot save a machine")
+	}
+	return saver.Save(ctx, state)
+}
+
+// readHello waits for the agent's greeting, until ctx or the machine ends.
+func readHello(ctx context.Context, vm hypervisor.VM, hello *api.Hello) error {
+	conn := vm.Channel()
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	return api.ReadLine(conn, hello)
+}
+
+// greetingOf gives what the guest of a template has said; nil for none.
+func greetingOf(e *template.Entry) (*api.Hello, error) {
+	if e == nil {
+		return nil, nil
+	}
+	var h api.Hello
+	if err := json.Unmarshal(e.Greeting, &h); err != nil {
+		return nil, fmt.Errorf("greeting of the template: %w", err)
+	}
+	return &h, nil
+}
+
+// booting is a machine on its way.
+type booting struct {
+	hv      *config.Hypervisor
+	machine hypervisor.Config
+	imageID string
+	started func(hypervisor.VM) error
+}
+
+// limit bounds a boot.
+func (b *booting) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := b.hv.BootTimeout.Std()
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("the guest did not answer within %s (boot_timeout)", limit))
+}
+
+// start starts the machine, as a clone unless from is nil, and connects to its
+// agent.
+func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cfg := b.machine
+	if from != nil {
+		cfg.Template = &from.Template
+	}
+	hello, err := greetingOf(from)
+	if err != nil {
+		return nil, err
+	}
+	vm, err := qemu.Driver{}.Start(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.started(vm); err != nil {
+		return nil, errors.Join(err, endVM(vm))
+	}
+	// A VM that dies cannot answer any more.
+	go func() {
+		select {
+		case <-vm.Done():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: b.imageID, Hello: hello})
+	if err != nil {
+		return nil, bootFailure(ctx, vm, err)
+	}
+	return &Machine{VM: vm, Guest: guest}, nil
+}
