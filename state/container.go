@@ -42,6 +42,9 @@ type Container struct {
 	Terminal      bool   `json:"terminal"`
 	SystemdCgroup bool   `json:"systemdCgroup"`
 	CgroupsPath   string `json:"cgroupsPath"`
+	// Cgroup is the container's cgroup on the host (package cgroup), as far as
+	// it has been made.
+	Cgroup json.RawMessage `json:"cgroup,omitempty"`
 	// Process is the OCI process object, for exec to start from.
 	Process json.RawMessage `json:"process,omitempty"`
 	// Hooks is the OCI hooks object, for start and delete.

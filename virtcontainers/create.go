@@ -78,6 +78,7 @@ type plan struct {
 	pod     bool
 	process json.RawMessage
 	hooks   json.RawMessage
+	place   *place
 }
 
 func (r *Runtime) plan(o CreateOptions) (*plan, error) {
@@ -177,6 +178,9 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	}
 	undo.push(func(context.Context) error { return r.Store.RemoveContainer(p.ID) })
 
+	if p.place, err = r.newPlace(rec, undo); err != nil {
+		return nil, err
+	}
 	claim, err := r.claimSandbox(ctx, p, undo)
 	if err != nil {
 		return nil, err
@@ -215,7 +219,7 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) (*mo
 		}
 	}
 	undo.push(func(ctx context.Context) error { return r.endSandbox(ctx, p.sandbox) })
-	conn, err := r.spawnMonitor(p)
+	conn, err := r.spawnMonitor(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -260,6 +264,9 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	}
 	defer conn.Close()
 	undo.push(func(ctx context.Context) error { return endChild(ctx, proc) })
+	if err := p.place.enter(ctx, proc.Pid); err != nil {
+		return nil, err
+	}
 	rep, err := r.briefShim(ctx, conn, cfg, p.ConsoleSocket)
 	if err != nil {
 		return nil, err

@@ -79,6 +79,7 @@ func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
 	} else if last {
 		errs = append(errs, r.endSandbox(ctx, rec.Sandbox))
 	}
+	errs = append(errs, r.leavePlace(ctx, rec))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up container %s: %w", rec.ID, err)
 	}

@@ -121,6 +121,9 @@ func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o Exec
 	if size := process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
+	if err := r.joinPlace(ctx, rec, proc.Pid); err != nil {
+		return errors.Join(err, endChild(ctx, proc))
+	}
 	rep, err := r.briefShim(ctx, conn, cfg, o.ConsoleSocket)
 	if err == nil {
 		r.notice(rep.Notices)

@@ -23,7 +23,7 @@ const (
 
 // spawnMonitor starts a sandbox's monitor, which boots the VM at once. The
 // connection is the claim on p's container.
-func (r *Runtime) spawnMonitor(p *plan) (*monitor.Conn, error) {
+func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, error) {
 	dir, err := r.Store.MakeSandboxDir(p.sandbox)
 	if err != nil {
 		return nil, fmt.Errorf("make sandbox %s: %w", p.sandbox, err)
@@ -55,6 +55,9 @@ func (r *Runtime) spawnMonitor(p *plan) (*monitor.Conn, error) {
 	monitorProcess, err := state.FindProcess(proc.Pid)
 	if err == nil {
 		err = r.recordSandbox(p.sandbox, monitorProcess)
+	}
+	if err == nil {
+		err = p.place.enter(ctx, proc.Pid) // before it starts anything
 	}
 	if err == nil {
 		err = conn.Send(&monitor.Request{
