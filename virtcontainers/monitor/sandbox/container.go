@@ -54,7 +54,7 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 		released: make(chan struct{}),
 		execs:    make(map[string]*process),
 	}
-	c.init = newProcess(c, "", req.Stdio)
+	c.init = newProcess(c, "", req.Stdio, conn)
 	if err := s.add(c); err != nil {
 		return nil, err
 	}

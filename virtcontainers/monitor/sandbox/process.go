@@ -36,9 +36,9 @@ type process struct {
 	flushed chan struct{}     // closed when outputs is empty
 }
 
-func newProcess(c *container, id string, stdio monitor.Stdio) *process {
+func newProcess(c *container, id string, stdio monitor.Stdio, conn *monitor.Conn) *process {
 	p := &process{
-		c: c, id: id, stdio: stdio,
+		c: c, id: id, stdio: stdio, conn: conn,
 		ended:        make(chan struct{}),
 		controlEnded: make(chan struct{}),
 		outputs:      make(map[api.Kind]bool),
@@ -66,13 +66,12 @@ func guestStdio(s monitor.Stdio) *api.Stdio {
 
 // control serves the shim's connection: signals and sizes come in while the
 // process runs, and its end means that the shim has gone.
-func (p *process) control(conn *monitor.Conn) {
-	p.conn = conn
+func (p *process) control() {
 	go func() { // ends when serve closes the connection
 		defer close(p.controlEnded)
 		for {
 			var req monitor.Request
-			if _, err := conn.Receive(&req); err != nil {
+			if _, err := p.conn.Receive(&req); err != nil {
 				if p.id == "" {
 					p.c.kill()
 				}
@@ -194,8 +193,7 @@ func (c *container) process(id string) (*process, error) {
 func (c *container) exec(conn *monitor.Conn, req *monitor.Request) (*process, error) {
 	c.mu.Lock()
 	c.lastExec++
-	p := newProcess(c, "e"+strconv.Itoa(c.lastExec), req.Stdio)
-	p.conn = conn
+	p := newProcess(c, "e"+strconv.Itoa(c.lastExec), req.Stdio, conn)
 	c.execs[p.id] = p
 	c.mu.Unlock()
 
@@ -211,7 +209,7 @@ func (c *container) exec(conn *monitor.Conn, req *monitor.Request) (*process, er
 		c.forget(p)
 		return nil, err
 	}
-	p.control(conn)
+	p.control()
 	p.watch()
 	return p, nil
 }

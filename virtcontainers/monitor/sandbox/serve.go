@@ -169,7 +169,7 @@ func (s *Sandbox) serveCreate(conn *monitor.Conn, req *monitor.Request, share *o
 		}
 		cancel()
 	}()
-	c.init.control(conn)
+	c.init.control()
 	err = c.create(ctx, req, share)
 	if err != nil {
 		reply(conn, err)
