@@ -87,6 +87,10 @@ type VM interface {
 	// devices. The VM takes its own copies of the files: the tap lives until
 	// those and the caller's are closed. The guest may see the device later.
 	PlugNIC(ctx context.Context, nic NIC) (Device, error)
+	// PlugDisks attaches between one and MaxDisks block devices, which take one
+	// slot and come and go together. The VM takes its own copies of the files.
+	// The guest may see the devices later.
+	PlugDisks(ctx context.Context, disks []Disk) (Device, error)
 	// Console is the end of what the guest has written to its console: at
 	// most 64 KiB, unfiltered guest bytes.
 	Console() []byte
@@ -122,6 +126,26 @@ type NIC struct {
 	Vhost []*os.File
 	// MAC is the address that the guest finds in the device.
 	MAC net.HardwareAddr
+}
+
+// MaxDisks is how many disks fit in one slot: a PCI device has eight functions.
+const MaxDisks = 8
+
+// MaxSerial is the longest serial number of a disk in bytes (virtio 1.2,
+// section 5.2.6).
+const MaxSerial = 20
+
+// Disk is a block device of a VM (virtio-blk).
+type Disk struct {
+	// File is a regular file or a block device of the host, opened for reading
+	// if ReadOnly, else for reading and writing.
+	File *os.File
+	// Serial is how the guest knows the disk, by its serial number: at most
+	// MaxSerial bytes, unique in the VM.
+	Serial   string
+	ReadOnly bool
+	// Volatile is for what nobody needs after the VM: flushes do nothing.
+	Volatile bool
 }
 
 // Device is something plugged into a running VM.

@@ -248,7 +248,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	cfg := &shim.Config{
 		Container:  p.ID,
 		SandboxDir: r.Store.SandboxDir(p.sandbox),
-		Spec:       p.guest.Spec, Share: &p.share,
+		Spec:       p.guest.Spec, Share: &p.share, Disks: p.guest.Disks,
 		// Not by the container's id: a socket's name must be short (unix(7)).
 		ShareSocket: "share-" + strconv.Itoa(os.Getpid()) + ".sock",
 		Terminal:    spec.Process.Terminal, Loopback: p.netns == "",

@@ -114,7 +114,7 @@ func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o Exec
 	defer conn.Close()
 	cfg := &shim.Config{
 		Container: rec.ID, SandboxDir: r.Store.SandboxDir(rec.Sandbox),
-		Spec: guest, Terminal: process.Terminal,
+		Spec: guest, Exec: true, Terminal: process.Terminal,
 		CreateTimeout: r.Config.Runtime.CallTimeout.Std(),
 		FlushTimeout:  r.Config.Runtime.FlushTimeout.Std(),
 	}

@@ -239,9 +239,14 @@ type CreateContainerRequest struct {
 	// Its root.path and bind sources are relative to the share: "rootfs",
 	// "m/0", "m/1"; the agent puts its own folder in front of them.
 	Spec []byte `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
-	// virtiofs tag of the container's share.
-	ShareTag      string `protobuf:"bytes,3,opt,name=share_tag,json=shareTag,proto3" json:"share_tag,omitempty"`
-	Stdio         *Stdio `protobuf:"bytes,4,opt,name=stdio,proto3" json:"stdio,omitempty"`
+	// virtiofs tag of the container's share; empty for a container without one,
+	// which has a layered root and no bind mounts.
+	ShareTag string `protobuf:"bytes,3,opt,name=share_tag,json=shareTag,proto3" json:"share_tag,omitempty"`
+	Stdio    *Stdio `protobuf:"bytes,4,opt,name=stdio,proto3" json:"stdio,omitempty"`
+	// what the rootfs is made of instead of the share's "rootfs".
+	Root *LayeredRoot `protobuf:"bytes,10,opt,name=root,proto3" json:"root,omitempty"`
+	// block devices that the container gets.
+	Disks         []*DiskNode `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -304,6 +309,164 @@ func (x *CreateContainerRequest) GetStdio() *Stdio {
 	return nil
 }
 
+func (x *CreateContainerRequest) GetRoot() *LayeredRoot {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *CreateContainerRequest) GetDisks() []*DiskNode {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+// LayeredRoot is an overlay of disks, each known by its serial number.
+type LayeredRoot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// erofs, the lowest first; at least one.
+	Layers []string `protobuf:"bytes,1,rep,name=layers,proto3" json:"layers,omitempty"`
+	// an ext4 that takes what the container writes.
+	Upper         string `protobuf:"bytes,2,opt,name=upper,proto3" json:"upper,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LayeredRoot) Reset() {
+	*x = LayeredRoot{}
+	mi := &file_agent_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LayeredRoot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LayeredRoot) ProtoMessage() {}
+
+func (x *LayeredRoot) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LayeredRoot.ProtoReflect.Descriptor instead.
+func (*LayeredRoot) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LayeredRoot) GetLayers() []string {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+func (x *LayeredRoot) GetUpper() string {
+	if x != nil {
+		return x.Upper
+	}
+	return ""
+}
+
+// DiskNode is a disk as a container sees it.
+type DiskNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// serial number of the virtio-blk device.
+	Serial string `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	// absolute path of the device node in the container.
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	// permission bits, owner and group of the node.
+	Mode uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	Uid  uint32 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	Gid  uint32 `protobuf:"varint,5,opt,name=gid,proto3" json:"gid,omitempty"`
+	// what the container may do, of r, w and m.
+	Access        string `protobuf:"bytes,6,opt,name=access,proto3" json:"access,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskNode) Reset() {
+	*x = DiskNode{}
+	mi := &file_agent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskNode) ProtoMessage() {}
+
+func (x *DiskNode) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskNode.ProtoReflect.Descriptor instead.
+func (*DiskNode) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DiskNode) GetSerial() string {
+	if x != nil {
+		return x.Serial
+	}
+	return ""
+}
+
+func (x *DiskNode) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DiskNode) GetMode() uint32 {
+	if x != nil {
+		return x.Mode
+	}
+	return 0
+}
+
+func (x *DiskNode) GetUid() uint32 {
+	if x != nil {
+		return x.Uid
+	}
+	return 0
+}
+
+func (x *DiskNode) GetGid() uint32 {
+	if x != nil {
+		return x.Gid
+	}
+	return 0
+}
+
+func (x *DiskNode) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
+}
+
 type CreateContainerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// pid of the container's init in the guest's pid namespace.
@@ -314,7 +477,7 @@ type CreateContainerResponse struct {
 
 func (x *CreateContainerResponse) Reset() {
 	*x = CreateContainerResponse{}
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +489,7 @@ func (x *CreateContainerResponse) String() string {
 func (*CreateContainerResponse) ProtoMessage() {}
 
 func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[5]
+	mi := &file_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +502,7 @@ func (x *CreateContainerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateContainerResponse.ProtoReflect.Descriptor instead.
 func (*CreateContainerResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateContainerResponse) GetPid() uint32 {
@@ -363,7 +526,7 @@ type ExecProcessRequest struct {
 
 func (x *ExecProcessRequest) Reset() {
 	*x = ExecProcessRequest{}
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +538,7 @@ func (x *ExecProcessRequest) String() string {
 func (*ExecProcessRequest) ProtoMessage() {}
 
 func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[6]
+	mi := &file_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +551,7 @@ func (x *ExecProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessRequest.ProtoReflect.Descriptor instead.
 func (*ExecProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExecProcessRequest) GetContainer() string {
@@ -428,7 +591,7 @@ type ExecProcessResponse struct {
 
 func (x *ExecProcessResponse) Reset() {
 	*x = ExecProcessResponse{}
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +603,7 @@ func (x *ExecProcessResponse) String() string {
 func (*ExecProcessResponse) ProtoMessage() {}
 
 func (x *ExecProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[7]
+	mi := &file_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +616,7 @@ func (x *ExecProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecProcessResponse.ProtoReflect.Descriptor instead.
 func (*ExecProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecProcessResponse) GetPid() uint32 {
@@ -476,7 +639,7 @@ type SignalProcessRequest struct {
 
 func (x *SignalProcessRequest) Reset() {
 	*x = SignalProcessRequest{}
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +651,7 @@ func (x *SignalProcessRequest) String() string {
 func (*SignalProcessRequest) ProtoMessage() {}
 
 func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[8]
+	mi := &file_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +664,7 @@ func (x *SignalProcessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalProcessRequest.ProtoReflect.Descriptor instead.
 func (*SignalProcessRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SignalProcessRequest) GetContainer() string {
@@ -544,7 +707,7 @@ type WaitProcessResponse struct {
 
 func (x *WaitProcessResponse) Reset() {
 	*x = WaitProcessResponse{}
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +719,7 @@ func (x *WaitProcessResponse) String() string {
 func (*WaitProcessResponse) ProtoMessage() {}
 
 func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[9]
+	mi := &file_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +732,7 @@ func (x *WaitProcessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitProcessResponse.ProtoReflect.Descriptor instead.
 func (*WaitProcessResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WaitProcessResponse) GetExitCode() uint32 {
@@ -598,7 +761,7 @@ type ResizeConsoleRequest struct {
 
 func (x *ResizeConsoleRequest) Reset() {
 	*x = ResizeConsoleRequest{}
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +773,7 @@ func (x *ResizeConsoleRequest) String() string {
 func (*ResizeConsoleRequest) ProtoMessage() {}
 
 func (x *ResizeConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[10]
+	mi := &file_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +786,7 @@ func (x *ResizeConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ResizeConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResizeConsoleRequest) GetContainer() string {
@@ -663,7 +826,7 @@ type ListProcessesResponse struct {
 
 func (x *ListProcessesResponse) Reset() {
 	*x = ListProcessesResponse{}
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +838,7 @@ func (x *ListProcessesResponse) String() string {
 func (*ListProcessesResponse) ProtoMessage() {}
 
 func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[11]
+	mi := &file_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +851,7 @@ func (x *ListProcessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProcessesResponse.ProtoReflect.Descriptor instead.
 func (*ListProcessesResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListProcessesResponse) GetPids() []uint32 {
@@ -709,7 +872,7 @@ type UpdateContainerRequest struct {
 
 func (x *UpdateContainerRequest) Reset() {
 	*x = UpdateContainerRequest{}
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +884,7 @@ func (x *UpdateContainerRequest) String() string {
 func (*UpdateContainerRequest) ProtoMessage() {}
 
 func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[12]
+	mi := &file_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +897,7 @@ func (x *UpdateContainerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateContainerRequest.ProtoReflect.Descriptor instead.
 func (*UpdateContainerRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateContainerRequest) GetContainer() string {
@@ -762,7 +925,7 @@ type ContainerStatsResponse struct {
 
 func (x *ContainerStatsResponse) Reset() {
 	*x = ContainerStatsResponse{}
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +937,7 @@ func (x *ContainerStatsResponse) String() string {
 func (*ContainerStatsResponse) ProtoMessage() {}
 
 func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[13]
+	mi := &file_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +950,7 @@ func (x *ContainerStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatsResponse.ProtoReflect.Descriptor instead.
 func (*ContainerStatsResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ContainerStatsResponse) GetFiles() map[string]string {
@@ -811,7 +974,7 @@ type ConfigureNetworkRequest struct {
 
 func (x *ConfigureNetworkRequest) Reset() {
 	*x = ConfigureNetworkRequest{}
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +986,7 @@ func (x *ConfigureNetworkRequest) String() string {
 func (*ConfigureNetworkRequest) ProtoMessage() {}
 
 func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[14]
+	mi := &file_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +999,7 @@ func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureNetworkRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfigureNetworkRequest) GetInterfaces() []*Interface {
@@ -873,7 +1036,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1048,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[15]
+	mi := &file_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1061,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Interface) GetName() string {
@@ -969,7 +1132,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1144,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1157,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Address) GetIp() []byte {
@@ -1074,7 +1237,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1249,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1262,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Route) GetInterface() string {
@@ -1203,7 +1366,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1215,7 +1378,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1228,7 +1391,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Neighbour) GetIp() []byte {
@@ -1256,7 +1419,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1431,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1444,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Failure) GetErrno() uint32 {
@@ -1306,12 +1469,25 @@ const file_agent_proto_rawDesc = "" +
 	"\x05stdin\x18\x01 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x03 \x01(\bR\x06stderr\x12\x1a\n" +
-	"\bterminal\x18\x04 \x01(\bR\bterminal\"\x91\x01\n" +
+	"\bterminal\x18\x04 \x01(\bR\bterminal\"\xec\x01\n" +
 	"\x16CreateContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x1b\n" +
 	"\tshare_tag\x18\x03 \x01(\tR\bshareTag\x12(\n" +
-	"\x05stdio\x18\x04 \x01(\v2\x12.vc.agent.v1.StdioR\x05stdio\"+\n" +
+	"\x05stdio\x18\x04 \x01(\v2\x12.vc.agent.v1.StdioR\x05stdio\x12,\n" +
+	"\x04root\x18\n" +
+	" \x01(\v2\x18.vc.agent.v1.LayeredRootR\x04root\x12+\n" +
+	"\x05disks\x18\v \x03(\v2\x15.vc.agent.v1.DiskNodeR\x05disks\";\n" +
+	"\vLayeredRoot\x12\x16\n" +
+	"\x06layers\x18\x01 \x03(\tR\x06layers\x12\x14\n" +
+	"\x05upper\x18\x02 \x01(\tR\x05upper\"\x86\x01\n" +
+	"\bDiskNode\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
+	"\x03gid\x18\x05 \x01(\rR\x03gid\x12\x16\n" +
+	"\x06access\x18\x06 \x01(\tR\x06access\"+\n" +
 	"\x17CreateContainerResponse\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\"\x8a\x01\n" +
 	"\x12ExecProcessRequest\x12\x1c\n" +
@@ -1416,69 +1592,73 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: vc.agent.v1.Empty
 	(*ContainerRequest)(nil),        // 1: vc.agent.v1.ContainerRequest
 	(*ProcessRequest)(nil),          // 2: vc.agent.v1.ProcessRequest
 	(*Stdio)(nil),                   // 3: vc.agent.v1.Stdio
 	(*CreateContainerRequest)(nil),  // 4: vc.agent.v1.CreateContainerRequest
-	(*CreateContainerResponse)(nil), // 5: vc.agent.v1.CreateContainerResponse
-	(*ExecProcessRequest)(nil),      // 6: vc.agent.v1.ExecProcessRequest
-	(*ExecProcessResponse)(nil),     // 7: vc.agent.v1.ExecProcessResponse
-	(*SignalProcessRequest)(nil),    // 8: vc.agent.v1.SignalProcessRequest
-	(*WaitProcessResponse)(nil),     // 9: vc.agent.v1.WaitProcessResponse
-	(*ResizeConsoleRequest)(nil),    // 10: vc.agent.v1.ResizeConsoleRequest
-	(*ListProcessesResponse)(nil),   // 11: vc.agent.v1.ListProcessesResponse
-	(*UpdateContainerRequest)(nil),  // 12: vc.agent.v1.UpdateContainerRequest
-	(*ContainerStatsResponse)(nil),  // 13: vc.agent.v1.ContainerStatsResponse
-	(*ConfigureNetworkRequest)(nil), // 14: vc.agent.v1.ConfigureNetworkRequest
-	(*Interface)(nil),               // 15: vc.agent.v1.Interface
-	(*Address)(nil),                 // 16: vc.agent.v1.Address
-	(*Route)(nil),                   // 17: vc.agent.v1.Route
-	(*Neighbour)(nil),               // 18: vc.agent.v1.Neighbour
-	(*Failure)(nil),                 // 19: vc.agent.v1.Failure
-	nil,                             // 20: vc.agent.v1.ContainerStatsResponse.FilesEntry
+	(*LayeredRoot)(nil),             // 5: vc.agent.v1.LayeredRoot
+	(*DiskNode)(nil),                // 6: vc.agent.v1.DiskNode
+	(*CreateContainerResponse)(nil), // 7: vc.agent.v1.CreateContainerResponse
+	(*ExecProcessRequest)(nil),      // 8: vc.agent.v1.ExecProcessRequest
+	(*ExecProcessResponse)(nil),     // 9: vc.agent.v1.ExecProcessResponse
+	(*SignalProcessRequest)(nil),    // 10: vc.agent.v1.SignalProcessRequest
+	(*WaitProcessResponse)(nil),     // 11: vc.agent.v1.WaitProcessResponse
+	(*ResizeConsoleRequest)(nil),    // 12: vc.agent.v1.ResizeConsoleRequest
+	(*ListProcessesResponse)(nil),   // 13: vc.agent.v1.ListProcessesResponse
+	(*UpdateContainerRequest)(nil),  // 14: vc.agent.v1.UpdateContainerRequest
+	(*ContainerStatsResponse)(nil),  // 15: vc.agent.v1.ContainerStatsResponse
+	(*ConfigureNetworkRequest)(nil), // 16: vc.agent.v1.ConfigureNetworkRequest
+	(*Interface)(nil),               // 17: vc.agent.v1.Interface
+	(*Address)(nil),                 // 18: vc.agent.v1.Address
+	(*Route)(nil),                   // 19: vc.agent.v1.Route
+	(*Neighbour)(nil),               // 20: vc.agent.v1.Neighbour
+	(*Failure)(nil),                 // 21: vc.agent.v1.Failure
+	nil,                             // 22: vc.agent.v1.ContainerStatsResponse.FilesEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: vc.agent.v1.CreateContainerRequest.stdio:type_name -> vc.agent.v1.Stdio
-	3,  // 1: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
-	20, // 2: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
-	15, // 3: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
-	17, // 4: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
-	16, // 5: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
-	18, // 6: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
-	4,  // 7: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
-	1,  // 8: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
-	6,  // 9: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
-	8,  // 10: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
-	2,  // 11: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
-	10, // 12: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
-	1,  // 13: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 14: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 15: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 16: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
-	12, // 17: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
-	1,  // 18: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
-	14, // 19: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
-	5,  // 20: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 21: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	7,  // 22: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 23: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	9,  // 24: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 25: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 26: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	11, // 27: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 28: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 29: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 30: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	13, // 31: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	0,  // 32: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
-	20, // [20:33] is the sub-list for method output_type
-	7,  // [7:20] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	5,  // 1: vc.agent.v1.CreateContainerRequest.root:type_name -> vc.agent.v1.LayeredRoot
+	6,  // 2: vc.agent.v1.CreateContainerRequest.disks:type_name -> vc.agent.v1.DiskNode
+	3,  // 3: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
+	22, // 4: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
+	17, // 5: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
+	19, // 6: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
+	18, // 7: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
+	20, // 8: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
+	4,  // 9: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
+	1,  // 10: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
+	8,  // 11: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
+	10, // 12: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
+	2,  // 13: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
+	12, // 14: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
+	1,  // 15: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 16: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 17: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 18: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
+	14, // 19: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
+	1,  // 20: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
+	16, // 21: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
+	7,  // 22: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 23: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	9,  // 24: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 25: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	11, // 26: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 27: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 28: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	13, // 29: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 30: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 31: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 32: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	15, // 33: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	0,  // 34: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	22, // [22:35] is the sub-list for method output_type
+	9,  // [9:22] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1492,7 +1672,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

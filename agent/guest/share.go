@@ -47,25 +47,32 @@ func (s *Shares) Mount(ctx context.Context, tag, dir string) error {
 }
 
 // Unmount writes the share back and unmounts it, plainly: when it returns
-// without an error nothing in the agent's mount namespace uses it. What keeps
-// it busy is a process that is being reaped. A dir that is no mount is fine.
+// without an error nothing in the agent's mount namespace uses it. A dir that is
+// no mount is fine.
 func (s *Shares) Unmount(ctx context.Context, dir string) error {
 	if err := syncfs(dir); err != nil {
 		return err
 	}
+	return unmount(ctx, s.Reaper, dir)
+}
+
+// unmount unmounts dir, plainly. What keeps a container's mount busy is a
+// process that is being reaped: it is tried again after each. A dir that is no
+// mount is fine.
+func unmount(ctx context.Context, reap *reaper.Reaper, dir string) error {
 	for {
-		next := s.Reaper.Next()
+		next := reap.Next()
 		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
 		switch {
 		case err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT):
 			return nil
 		case !errors.Is(err, unix.EBUSY):
-			return fmt.Errorf("unmount share %s: %w", dir, err)
+			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
 		select {
 		case <-next:
 		case <-ctx.Done():
-			return fmt.Errorf("unmount share %s: %w (%w)", dir, err, ctx.Err())
+			return fmt.Errorf("unmount %s: %w (%w)", dir, err, ctx.Err())
 		}
 	}
 }

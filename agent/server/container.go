@@ -52,6 +52,9 @@ func (s *Server) newContainer(name string) *container {
 
 func (c *container) share() string { return filepath.Join(c.dir, "share") }
 
+// layers is where a layered rootfs and what it is made of are mounted.
+func (c *container) layers() string { return filepath.Join(c.dir, "layers") }
+
 // begin registers a call that uses the container. The context it gives ends
 // when the container is removed; the function must be called at the end.
 func (c *container) begin(ctx context.Context) (context.Context, func(), error) {
@@ -102,15 +105,27 @@ func (c *container) process(name string) (*process, error) {
 // create does the work of CreateContainer. What it has made when it fails is
 // undone by remove.
 func (c *container) create(ctx context.Context, req *api.CreateContainerRequest) (int, error) {
-	terminal := req.GetStdio().GetTerminal()
-	spec, err := confineSpec(req.GetSpec(), c.share(), c.host.cfg.CgroupsPath(c.name), terminal)
-	if err != nil {
-		return 0, err
-	}
+	at := places{share: c.share(), rootfs: filepath.Join(c.share(), rootSource), cgroup: c.host.cfg.CgroupsPath(c.name)}
 	if err := os.MkdirAll(c.share(), 0o700); err != nil {
 		return 0, err
 	}
-	if err := c.host.cfg.Shares.Mount(ctx, req.GetShareTag(), c.share()); err != nil {
+	if tag := req.GetShareTag(); tag != "" {
+		if err := c.host.cfg.Shares.Mount(ctx, tag, c.share()); err != nil {
+			return 0, err
+		}
+	}
+	if root := req.GetRoot(); root != nil {
+		at.rootfs = filepath.Join(c.layers(), rootSource)
+		if err := c.host.cfg.Disks.MountLayers(ctx, root.GetLayers(), root.GetUpper(), c.layers()); err != nil {
+			return 0, err
+		}
+	}
+	var err error
+	if at.devices, err = c.devices(ctx, req.GetDisks()); err != nil {
+		return 0, err
+	}
+	spec, err := confineSpec(req.GetSpec(), at, req.GetStdio().GetTerminal())
+	if err != nil {
 		return 0, err
 	}
 	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), spec.config, 0o600); err != nil {
@@ -242,7 +257,7 @@ func (c *container) remove(ctx context.Context) error {
 		c.waitProcesses(ctx),
 		c.closeStreams(),
 		c.host.cfg.Runtime.Forget(c.name),
-		c.host.cfg.Shares.Unmount(ctx, c.share()),
+		c.unmount(ctx),
 		c.group.Remove(ctx),
 		c.removeDir(),
 	)
@@ -250,6 +265,17 @@ func (c *container) remove(ctx context.Context) error {
 		return fmt.Errorf("remove container %s: %w", c.name, err)
 	}
 	return nil
+}
+
+// unmount takes the container's files away: the layers first, on which binds of
+// the share may lie.
+func (c *container) unmount(ctx context.Context) error {
+	if c.host.cfg.Disks != nil {
+		if err := c.host.cfg.Disks.UnmountLayers(ctx, c.layers()); err != nil {
+			return err
+		}
+	}
+	return c.host.cfg.Shares.Unmount(ctx, c.share())
 }
 
 func (c *container) waitCalls(ctx context.Context) error {

@@ -32,6 +32,17 @@ type Shares interface {
 	Unmount(ctx context.Context, dir string) error
 }
 
+// Disks uses the block devices that the host plugs, each by its serial number.
+type Disks interface {
+	// Number gives the device's number, once the kernel has found it.
+	Number(ctx context.Context, serial string) (major, minor uint32, err error)
+	// MountLayers mounts an overlay of layers and upper on dir/rootfs, and what
+	// it is made of beside it. Unmount takes that away; what is not there is
+	// fine.
+	MountLayers(ctx context.Context, layers []string, upper, dir string) error
+	UnmountLayers(ctx context.Context, dir string) error
+}
+
 // Group is the cgroup of a container. One that does not exist is empty.
 type Group interface {
 	Kill() error
@@ -54,6 +65,7 @@ type Config struct {
 	Dir         string                   // holds a folder for each container
 	Runtime     Runtime                  // runs them
 	Shares      Shares                   // mounts their files
+	Disks       Disks                    // and those on block devices; nil refuses them
 	CgroupsPath func(name string) string // linux.cgroupsPath of a container
 	Group       func(name string) Group  // the folder of that
 	Network     Network                  // nil refuses ConfigureNetwork
@@ -112,7 +124,7 @@ func (s *Server) remove(ctx context.Context, c *container) error {
 
 // create makes a container; nothing of it is left when that fails.
 func (s *Server) create(ctx context.Context, req *api.CreateContainerRequest) (int, error) {
-	if err := errors.Join(checkName("container", req.GetContainer()), checkName("share tag", req.GetShareTag())); err != nil {
+	if err := s.checkCreate(req); err != nil {
 		return 0, err
 	}
 	if err := s.cfg.Ready(ctx); err != nil {
@@ -137,4 +149,16 @@ func (s *Server) create(ctx context.Context, req *api.CreateContainerRequest) (i
 		s.cfg.Log.Printf("undo create: %v", uerr)
 	}
 	return 0, err
+}
+
+// checkCreate checks what becomes a file name or an argument.
+func (s *Server) checkCreate(req *api.CreateContainerRequest) error {
+	errs := []error{checkName("container", req.GetContainer())}
+	if req.GetShareTag() != "" || req.GetRoot() == nil {
+		errs = append(errs, checkName("share tag", req.GetShareTag()))
+	}
+	if s.cfg.Disks == nil && (req.GetRoot() != nil || len(req.GetDisks()) > 0) {
+		errs = append(errs, fmt.Errorf("disks: %w", errSpec))
+	}
+	return errors.Join(append(errs, checkDisks(req))...)
 }

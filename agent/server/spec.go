@@ -63,6 +63,14 @@ func (o object) set(key string, v any) error {
 	return nil
 }
 
+// places is what of the guest a container gets.
+type places struct {
+	share   string // folder of the bind sources
+	rootfs  string
+	cgroup  string // linux.cgroupsPath
+	devices []device
+}
+
 // guestSpec is what the agent learns of a spec while it rewrites it.
 type guestSpec struct {
 	config []byte // the rewritten config.json
@@ -72,7 +80,7 @@ type guestSpec struct {
 // confineSpec rewrites a config.json of the host for crun: root.path and the
 // bind sources get the share's folder in front, the cgroup becomes cgroupsPath.
 // It refuses whatever would reach anything else of the guest.
-func confineSpec(config []byte, share, cgroupsPath string, terminal bool) (*guestSpec, error) {
+func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	var spec object
 	if err := json.Unmarshal(config, &spec); err != nil {
 		return nil, fmt.Errorf("decode spec: %w (%w)", errSpec, err)
@@ -88,9 +96,9 @@ func confineSpec(config []byte, share, cgroupsPath string, terminal bool) (*gues
 	err := errors.Join(
 		spec.set("ociVersion", "1.0.2"),
 		confineHooks(spec),
-		confineRoot(spec, share),
-		confineMounts(spec, share),
-		confineLinux(spec, cgroupsPath),
+		confineRoot(spec, at.rootfs),
+		confineMounts(spec, at.share),
+		confineLinux(spec, at.cgroup, at.devices),
 	)
 	if err != nil {
 		return nil, err
@@ -132,7 +140,7 @@ func confineHooks(spec object) error {
 	return spec.set("hooks", hooks)
 }
 
-func confineRoot(spec object, share string) error {
+func confineRoot(spec object, rootfs string) error {
 	var root object
 	var path string
 	if err := errors.Join(spec.get("root", &root), root.get("path", &path)); err != nil {
@@ -142,7 +150,7 @@ func confineRoot(spec object, share string) error {
 		return fmt.Errorf("root.path %q, want %q: %w", path, rootSource, errSpec)
 	}
 	return errors.Join(
-		root.set("path", filepath.Join(share, rootSource)),
+		root.set("path", rootfs),
 		spec.set("root", root),
 	)
 }
@@ -187,7 +195,7 @@ func confineMount(m object, share string) error {
 	return nil
 }
 
-func confineLinux(spec object, cgroupsPath string) error {
+func confineLinux(spec object, cgroupsPath string, devices []device) error {
 	var linux object
 	if err := spec.get("linux", &linux); err != nil {
 		return err
@@ -215,7 +223,7 @@ func confineLinux(spec object, cgroupsPath string) error {
 			return err
 		}
 	}
-	return errors.Join(linux.set("cgroupsPath", cgroupsPath), spec.set("linux", linux))
+	return errors.Join(addDevices(linux, devices), linux.set("cgroupsPath", cgroupsPath), spec.set("linux", linux))
 }
 
 // confineProcess checks an OCI process object for exec, and gives it back with

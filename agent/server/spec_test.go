@@ -10,7 +10,7 @@ import (
 const share = "/run/vc/containers/c/share"
 
 func confine(config string) (*guestSpec, error) {
-	return confineSpec([]byte(config), share, "/vc/c", false)
+	return confineSpec([]byte(config), places{share: share, rootfs: share + "/rootfs", cgroup: "/vc/c"}, false)
 }
 
 func TestConfineSpec(t *testing.T) {

@@ -145,6 +145,7 @@ func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, 
 		Dir:         containersDir,
 		Runtime:     &crun.Runtime{Path: crunPath, State: crunState, Scratch: callsDir, Reaper: reap},
 		Shares:      &guest.Shares{Modules: modules, Reaper: reap},
+		Disks:       &guest.Disks{Modules: modules, Reaper: reap},
 		Network:     &guest.Network{Modules: modules},
 		CgroupsPath: func(name string) string { return path.Join("/", guest.ContainersCgroup, name) },
 		Group: func(name string) server.Group {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -45,6 +46,7 @@ func Run(t *testing.T, s Subject) {
 		{"PauseAndResume", pauseAndResume},
 		{"SlotsAreLimitedAndReused", slots},
 		{"PlugIsConcurrent", concurrentPlugs},
+		{"DisksComeAndGoTogether", disks},
 		{"CallsGiveUpOnFrozenHypervisor", frozen},
 	}
 	for _, tt := range tests {
@@ -218,6 +220,61 @@ func slots(t *testing.T, s Subject) {
 			t.Error(err)
 		}
 	}
+}
+
+// disks: as many as fit take one slot, whose unplug lets go of all their files.
+func disks(t *testing.T, s Subject) {
+	vm := s.boot(t)
+	var some []hypervisor.Disk
+	for i := range hypervisor.MaxDisks {
+		f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := f.Truncate(1 << 20); err != nil {
+			t.Fatal(err)
+		}
+		some = append(some, hypervisor.Disk{File: f, Serial: fmt.Sprintf("d%d", i)})
+	}
+	if _, err := vm.PlugDisks(limit(t, callLimit), nil); err == nil {
+		t.Error("plugged no disk")
+	}
+	if _, err := vm.PlugDisks(limit(t, callLimit), append(some, some[0])); err == nil {
+		t.Error("plugged too many disks")
+	}
+	for range s.Config.HotplugSlots + 1 { // none of them keeps its slot
+		d, err := vm.PlugDisks(limit(t, callLimit), some)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := d.Unplug(limit(t, callLimit)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, disk := range some {
+			if n := openIn(t, vm.Process().Pid, disk.File.Name()); n != 0 {
+				t.Errorf("%s is open %d times after the unplug", disk.Serial, n)
+			}
+		}
+	}
+}
+
+// openIn counts the descriptors of a process that lead to path.
+func openIn(t *testing.T, pid int, path string) int {
+	t.Helper()
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && to == path {
+			n++
+		}
+	}
+	return n
 }
 
 func concurrentPlugs(t *testing.T, s Subject) {

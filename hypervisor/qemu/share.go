@@ -21,6 +21,8 @@ type device struct {
 	vm   *vm
 	id   string
 	slot int
+	// serial tells the device from all that the machine ever had.
+	serial int
 	// events says when QEMU has removed the device, or that the guest refuses.
 	events *qmp.Subscription
 	// removeBackend is called when the device has left the machine.
@@ -170,7 +172,7 @@ func (v *vm) takeSlot(kind string) (*device, error) {
 		}
 		v.slots[slot] = true
 		v.plugged++
-		d := &device{vm: v, slot: slot, id: fmt.Sprintf("%s%d", kind, v.plugged), busy: make(chan struct{}, 1)}
+		d := &device{vm: v, slot: slot, serial: v.plugged, id: fmt.Sprintf("%s%d", kind, v.plugged), busy: make(chan struct{}, 1)}
 		d.busy <- struct{}{}
 		// Room for a refusal that nobody waits for any more, and the removal.
 		d.events = v.qmp.Subscribe(2, d.concerns)

@@ -96,6 +96,15 @@ func (c *Client) SendFile(ctx context.Context, name string, file *os.File) error
 	return c.execute(ctx, "getfd", getfd{name}, nil, file)
 }
 
+// AddFile gives QEMU a copy of file, to be opened there as "/dev/fdset/SET"
+// ("add-fd").
+func (c *Client) AddFile(ctx context.Context, set int, file *os.File) error {
+	type addfd struct {
+		Set int `json:"fdset-id"`
+	}
+	return c.execute(ctx, "add-fd", addfd{set}, nil, file)
+}
+
 func (c *Client) execute(ctx context.Context, command string, args, reply any, file *os.File) error {
 	answer, id, err := c.register()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 )
 
 // SocketName is the monitor's socket, in the sandbox's folder.
@@ -29,7 +30,8 @@ const (
 	// the same connection, its end means that nobody wants the container.
 	OpClaim   Op = "claim"
 	OpClaimed Op = "claimed"
-	// OpCreate is sent by a container's shim with the file server's socket.
+	// OpCreate is sent by a container's shim with the file server's socket,
+	// unless there is nothing to be shared.
 	// The first Reply says that the container was created, the last one has
 	// the Exit. In between the shim may send OpSignal and OpResize. The
 	// container ends with the connection.
@@ -56,6 +58,8 @@ type Request struct {
 
 	Sandbox *SandboxConfig `json:"sandbox,omitempty"` // OpSandbox
 	Spec    []byte         `json:"spec,omitempty"`    // OpCreate, OpExec: JSON for the guest
+	Root    *Layers        `json:"root,omitempty"`    // OpCreate
+	Disks   []disk.Disk    `json:"disks,omitempty"`   // OpCreate: block devices, each with a Node
 	Stdio   Stdio          `json:"stdio,omitzero"`    // OpCreate, OpExec
 	Stream  string         `json:"stream,omitempty"`  // OpStream: api.Kind
 	Signal  int            `json:"signal,omitempty"`  // OpSignal, OpStop
@@ -65,6 +69,15 @@ type Request struct {
 	// Grace is how long OpStop with TERM waits before it kills, in
 	// nanoseconds; negative never escalates.
 	Grace int64 `json:"grace,omitempty"`
+}
+
+// Layers is a rootfs that is made of image files, where it is not shared.
+type Layers struct {
+	// Lower are paths of files with an erofs, the lowest first. They are only
+	// read, by any number of containers at a time.
+	Lower []string `json:"lower"`
+	// Upper is the path of a file with an ext4, the container's own.
+	Upper string `json:"upper"`
 }
 
 // SandboxConfig is all that a new monitor needs to know.

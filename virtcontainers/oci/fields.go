@@ -118,7 +118,7 @@ var fields = []field{
 	{"linux.personality.flags", carried, ""},
 	{"linux.timeOffsets", refused, noTimeNamespace},
 
-	{"linux.resources.devices", mapped, "rules are checked; a missing access means rwm"},
+	{"linux.resources.devices", mapped, "rules are checked; a missing access means rwm; rules for block devices of the host apply to those that are plugged"},
 	{"linux.resources.devices[].allow", carried, ""},
 	{"linux.resources.devices[].type", carried, ""},
 	{"linux.resources.devices[].major", carried, ""},

@@ -255,7 +255,11 @@ SELinux labels are left out, ` + "`idmap` and `remount`" + ` refused. Over /proc
 ## Devices
 
 The guest has these character devices, and pipes: %s. Others are refused, but left out for a
-container that may use all devices (privileged). Block devices of the host are refused for now.
+container that may use all devices (privileged).
+
+A block device of the host is plugged into the VM as a disk, if a rule of linux.resources.devices allows the container its use: read-only
+where the rule does not let it write. It has to be a whole device, and one that nobody on the host uses: it is opened exclusively. Only linux.devices
+can name one: a privileged container gets none, and a bind mount of one is refused. Its number in the guest is another.
 `
 
 func specSupport() []byte {

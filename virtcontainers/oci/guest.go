@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 )
 
 const (
@@ -35,6 +37,8 @@ type Guest struct {
 	Spec []byte
 	// Binds are to be shared: Binds[i] is m/i in the share.
 	Binds []Bind
+	// Disks are the block devices of the host that the container gets.
+	Disks []disk.Disk
 	// Dropped is what the bundle asks for and the guest does not get.
 	Dropped []Dropped
 }
@@ -81,7 +85,7 @@ func (b *Bundle) guest(opts GuestOptions, files hostFiles) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Guest{Spec: data, Binds: t.binds, Dropped: t.dropped}, nil
+	return &Guest{Spec: data, Binds: t.binds, Disks: t.disks, Dropped: t.dropped}, nil
 }
 
 // GuestProcess translates an OCI process object for exec, as Bundle.Guest does
@@ -161,6 +165,7 @@ type translation struct {
 
 	spec  *specs.Spec // what is being built
 	binds []Bind
+	disks []disk.Disk
 }
 
 func (t *translation) run() error {

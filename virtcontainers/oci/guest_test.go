@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 )
 
 // guestOf translates the default bundle after change.
@@ -70,7 +72,7 @@ func TestMounts(t *testing.T) {
 		{"dev", bind("/dev", "/dev"), nil, nil, "the host's devices cannot be shared"},
 		{"folder below dev", bind("/dev/vfio", "/dev/vfio"), nil, nil, "the host's devices cannot be shared"},
 		{"device of the host", bind("/dev/kvm", "/dev/kvm"), nil, nil, "the device 10:232 of the host cannot be given"},
-		{"block device", bind("/dev/sda", "/dev/sda"), nil, nil, "block devices of the host cannot be given"},
+		{"block device", bind("/dev/sda", "/dev/sda"), nil, nil, "a block device can only be given by linux.devices"},
 		{"device elsewhere", bind("/dev/null", "/etc/null"), nil, nil, "only below /dev"},
 		{"shared memory of the host", bind("/dev/shm", "/dev/shm"),
 			&specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "m/0", Options: []string{"rbind"}},
@@ -153,7 +155,7 @@ func TestDevices(t *testing.T) {
 		!has(g.Dropped, "linux.devices[1]") || !has(g.Dropped, "linux.devices[2]") {
 		t.Errorf("privileged: %v", err)
 	}
-	for i, want := range []string{"", "/dev/kvm: the device 10:232", "/dev/sda: block devices"} {
+	for i, want := range []string{"", "/dev/kvm: the device 10:232"} {
 		_, _, err := guestOf(func(s *specs.Spec) { s.Linux.Devices = devices[i : i+1] })
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", devices[i].Path, err)
@@ -300,5 +302,67 @@ func TestGuestResources(t *testing.T) {
 	}
 	if out, _, err := GuestResources([]byte(`null`)); err != nil || string(out) != "{}" {
 		t.Errorf("null: %s, %v", out, err)
+	}
+}
+
+// A block device of the host becomes a disk of the VM, with what the rules of
+// its number leave to the container.
+func TestBlockDevices(t *testing.T) {
+	mode, uid := fs.FileMode(0o640|0o60000), uint32(7)
+	eight, zero, any := int64(8), int64(0), int64(-1)
+	rule := func(allow bool, kind string, major, minor *int64, access string) specs.LinuxDeviceCgroup {
+		return specs.LinuxDeviceCgroup{Allow: allow, Type: kind, Major: major, Minor: minor, Access: access}
+	}
+	deny := rule(false, "", nil, nil, "rwm")
+	tests := map[string]struct {
+		rules []specs.LinuxDeviceCgroup
+		want  string // access, "" for a disk that is left out
+	}{
+		"read and write":  {[]specs.LinuxDeviceCgroup{deny, rule(true, "b", &eight, &zero, "rwm")}, "rwm"},
+		"read-only":       {[]specs.LinuxDeviceCgroup{deny, rule(true, "b", &eight, &zero, "r")}, "r"},
+		"taken back":      {[]specs.LinuxDeviceCgroup{deny, rule(true, "b", &eight, &any, ""), rule(false, "b", &eight, &zero, "w")}, "rm"},
+		"no rule":         {[]specs.LinuxDeviceCgroup{deny, rule(true, "c", &eight, &zero, "rwm")}, ""},
+		"another device":  {[]specs.LinuxDeviceCgroup{deny, rule(true, "b", &eight, &eight, "rwm")}, ""},
+		"denied after it": {[]specs.LinuxDeviceCgroup{rule(true, "b", &eight, &zero, "rwm"), deny}, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			g, guest, err := guestOf(func(s *specs.Spec) {
+				s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/data", Type: "b", Major: 8, FileMode: &mode, UID: &uid}}
+				s.Linux.Resources.Devices = tt.rules
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(guest.Linux.Devices) != 0 {
+				t.Errorf("the guest is told of the host's number: %+v", guest.Linux.Devices)
+			}
+			for _, r := range guest.Linux.Resources.Devices {
+				if r.Type == "b" && r.Minor != nil {
+					t.Errorf("a rule for the host's number reaches the guest: %+v", r)
+				}
+			}
+			if tt.want == "" {
+				if len(g.Disks) != 0 || !has(g.Dropped, "linux.devices[0]") {
+					t.Errorf("got %+v, dropped %+v", g.Disks, g.Dropped)
+				}
+				return
+			}
+			want := disk.Disk{
+				Major: 8, ReadOnly: !strings.Contains(tt.want, "w"),
+				Node: &disk.Node{Path: "/dev/data", Mode: 0o640, UID: 7, Access: tt.want},
+			}
+			if diff := cmp.Diff([]disk.Disk{want}, g.Disks); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	for _, path := range []string{"data", "/dev/../data", "/"} {
+		_, _, err := guestOf(func(s *specs.Spec) {
+			s.Linux.Devices = []specs.LinuxDevice{{Path: path, Type: "b", Major: 8}}
+		})
+		if err == nil || !strings.Contains(err.Error(), "not a clean absolute path") {
+			t.Errorf("path %q: %v", path, err)
+		}
 	}
 }

@@ -70,6 +70,10 @@ func (r *report) mapDeviceRules(dst *specs.LinuxResources, rules []specs.LinuxDe
 		if strings.Trim(rule.Access, "rwm") != "" {
 			return fmt.Errorf("%s.access: %q is not of r, w and m", field, rule.Access)
 		}
+		if rule.Type == "b" && !(anyNumber(rule.Major) && anyNumber(rule.Minor)) {
+			r.drop(field, "block devices have other numbers in the guest; those of the container are allowed there")
+			continue
+		}
 		dst.Devices = append(dst.Devices, *rule)
 	}
 	return nil

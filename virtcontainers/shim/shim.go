@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
 )
@@ -31,8 +32,14 @@ type Config struct {
 	// Spec is the guest's config.json, or the process of an exec.
 	Spec     []byte `json:"spec"`
 	Terminal bool   `json:"terminal,omitempty"`
-	// Share is what a container's shim serves; nil for an exec.
+	// Exec makes it the shim of a further process, not of a container.
+	Exec bool `json:"exec,omitempty"`
+	// Share is what a container's shim serves; nil where that is nothing.
 	Share *share.Config `json:"share,omitempty"`
+	// Root is a container's rootfs where it is not shared.
+	Root *monitor.Layers `json:"root,omitempty"`
+	// Disks are the block devices that a container gets.
+	Disks []disk.Disk `json:"disks,omitempty"`
 	// ShareSocket is the name that the file server's socket has in SandboxDir
 	// for a moment.
 	ShareSocket string `json:"shareSocket,omitempty"`
@@ -86,17 +93,20 @@ func begin(cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error
 	req := &monitor.Request{Op: monitor.OpExec, Container: cfg.Container, Spec: cfg.Spec, Stdio: stdio}
 	var server *share.Server
 	var socket *os.File
-	if cfg.Share != nil {
-		if cfg.Loopback {
-			if err := loopbackUp(); err != nil {
-				return nil, nil, err
-			}
+	if !cfg.Exec {
+		req.Op, req.Root, req.Disks = monitor.OpCreate, cfg.Root, cfg.Disks
+	}
+	if cfg.Loopback {
+		if err := loopbackUp(); err != nil {
+			return nil, nil, err
 		}
+	}
+	if cfg.Share != nil {
 		var err error
 		if server, err = share.Start(cfg.Share, cfg.SandboxDir, cfg.ShareSocket); err != nil {
 			return nil, nil, err
 		}
-		req.Op, socket = monitor.OpCreate, server.Socket
+		socket = server.Socket
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cfg.CreateTimeout)
 	defer cancel()

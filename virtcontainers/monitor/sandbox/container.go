@@ -32,9 +32,9 @@ type container struct {
 	released chan struct{} // closed when nothing of it is left
 	killOnce sync.Once
 
-	mu       sync.Mutex // guards what follows
-	device   hypervisor.Device
-	inGuest  bool // the agent knows it
+	mu       sync.Mutex          // guards what follows
+	devices  []hypervisor.Device // share and disks
+	inGuest  bool                // the agent knows it
 	started  bool
 	execs    map[string]*process
 	lastExec int
@@ -73,28 +73,66 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err != nil {
 		return err
 	}
+	guest := &api.CreateContainerRequest{
+		Container: c.id,
+		Spec:      req.Spec,
+		Stdio:     guestStdio(req.Stdio),
+	}
+	if share != nil {
+		if guest.ShareTag, err = c.plugShare(ctx, m, share); err != nil {
+			return c.failed("attach the shared files to the VM", err)
+		}
+	}
+	if err := c.plugDisks(ctx, m, req, guest); err != nil {
+		return c.failed("attach the disks to the VM", err)
+	}
+	c.mu.Lock()
+	c.inGuest = true
+	c.mu.Unlock()
+	if _, err = m.Guest.CreateContainer(ctx, guest); err != nil {
+		return c.failed("create the container in the guest", err)
+	}
+	c.init.watch()
+	return c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs)
+}
+
+// plugShare attaches the file server and gives the share's tag.
+func (c *container) plugShare(ctx context.Context, m *Machine, share *os.File) (string, error) {
 	tag := c.id
 	if len(tag) > maxTag {
 		tag = "c" + strconv.Itoa(c.shim.Pid)
 	}
 	dev, err := m.VM.PlugShare(ctx, tag, share)
 	if err != nil {
-		return c.failed("attach the rootfs to the VM", err)
+		return "", err
 	}
+	c.plugged(dev)
+	return tag, nil
+}
+
+// plugged keeps a device until the container's end.
+func (c *container) plugged(dev hypervisor.Device) {
 	c.mu.Lock()
-	c.device, c.inGuest = dev, true
-	c.mu.Unlock()
-	_, err = m.Guest.CreateContainer(ctx, &api.CreateContainerRequest{
-		Container: c.id,
-		Spec:      req.Spec,
-		ShareTag:  tag,
-		Stdio:     guestStdio(req.Stdio),
-	})
-	if err != nil {
-		return c.failed("create the container in the guest", err)
+	defer c.mu.Unlock()
+	c.devices = append(c.devices, dev)
+}
+
+// takeDevices gives what is plugged, to be unplugged.
+func (c *container) takeDevices() []hypervisor.Device {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	devices := c.devices
+	c.devices = nil
+	return devices
+}
+
+// unplug unplugs all devices, also after one that fails.
+func unplug(ctx context.Context, devices []hypervisor.Device) error {
+	var errs []error
+	for _, dev := range devices {
+		errs = append(errs, dev.Unplug(ctx))
 	}
-	c.init.watch()
-	return c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs)
+	return errors.Join(errs...)
 }
 
 // maxTag is the longest name of a virtio-fs device in bytes (virtio 1.2,
@@ -187,12 +225,8 @@ func (c *container) fence() {
 	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
 	err := c.shim.Kill(ctx) // the file server goes with it
-	c.mu.Lock()
-	dev := c.device
-	c.device = nil
-	c.mu.Unlock()
-	if err == nil && dev != nil {
-		err = dev.Unplug(ctx)
+	if err == nil {
+		err = unplug(ctx, c.takeDevices())
 	}
 	if err == nil {
 		select {
@@ -213,8 +247,8 @@ func (c *container) release() {
 		return
 	}
 	c.mu.Lock()
-	dev, inGuest := c.device, c.inGuest
-	c.device, c.inGuest = nil, false
+	inGuest := c.inGuest
+	c.inGuest = false
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
@@ -223,10 +257,8 @@ func (c *container) release() {
 			c.log.WithError(err).Warn("remove the container in the guest")
 		}
 	}
-	if dev != nil {
-		if err := dev.Unplug(ctx); err != nil {
-			c.log.WithError(err).Warn("unplug the share")
-		}
+	if err := unplug(ctx, c.takeDevices()); err != nil {
+		c.log.WithError(err).Warn("unplug the container's devices")
 	}
 }
 

@@ -154,7 +154,7 @@ func (s *Sandbox) serveCreate(conn *monitor.Conn, req *monitor.Request, share *o
 		return
 	}
 	defer s.remove(c)
-	if share == nil {
+	if share == nil && req.Root == nil {
 		reply(conn, errors.New("create: the file server's socket did not come along"))
 		return
 	}
