@@ -13,6 +13,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
@@ -34,7 +35,9 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	if err := state.ValidateID(o.ID); err != nil {
 		return nil, err
 	}
+	span := trace.Begin(ctx, trace.Phase, "plan")
 	p, err := r.plan(o)
+	span.End()
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +46,9 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CreateTimeout.Std())
 	defer cancel()
+	span = trace.Begin(ctx, trace.Phase, "lock")
 	lock, err := r.Store.Lock(ctx, o.ID)
+	span.End()
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +183,10 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	}
 	undo.push(func(context.Context) error { return r.Store.RemoveContainer(p.ID) })
 
-	if p.place, err = r.newPlace(rec, undo); err != nil {
+	span := trace.Begin(ctx, trace.Phase, "make the cgroups")
+	p.place, err = r.newPlace(rec, undo)
+	span.End()
+	if err != nil {
 		return nil, err
 	}
 	claim, err := r.claimSandbox(ctx, p, undo)
@@ -194,7 +202,10 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if rec.Shim, err = state.FindProcess(proc.Pid); err != nil {
 		return nil, fmt.Errorf("the container's shim has died: %w", err)
 	}
-	if err := r.runCreateHooks(ctx, rec); err != nil {
+	span = trace.Begin(ctx, trace.Phase, "hooks")
+	err = r.runCreateHooks(ctx, rec)
+	span.End()
+	if err != nil {
 		return nil, err
 	}
 	rec.Status = lifecycle.Created
@@ -258,7 +269,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if size := spec.Process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
-	proc, conn, err := r.startShim(shimStart{stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
+	proc, conn, err := r.startShim(ctx, shimStart{stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
 	if err != nil {
 		return nil, err
 	}
@@ -298,6 +309,8 @@ func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.C
 		}
 		defer console.Close()
 	}
+	defer trace.Begin(ctx, trace.Call, "shim begin").End()
+	cfg.Trace = trace.From(ctx).Path()
 	if err := conn.Send(cfg, console); err != nil {
 		return nil, fmt.Errorf("the shim has died: %w", err)
 	}

@@ -107,7 +107,7 @@ func (r *Runtime) execForeground(ctx context.Context, rec *state.Container, o Ex
 func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o ExecOptions, guest []byte, process *specs.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
-	proc, conn, err := r.startShim(shimStart{stdio: shimStdio(o.ConsoleSocket, o.Stdin, o.Stdout, o.Stderr)})
+	proc, conn, err := r.startShim(ctx, shimStart{stdio: shimStdio(o.ConsoleSocket, o.Stdin, o.Stdout, o.Stderr)})
 	if err != nil {
 		return err
 	}

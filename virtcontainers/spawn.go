@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -44,10 +45,12 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 		return nil, err
 	}
 	defer child.Close()
+	span := trace.Begin(ctx, trace.Spawn, "start the monitor")
 	proc, err := r.spawn(spawnOptions{
 		args: []string{MonitorCommand}, files: []*os.File{nil, nil, nil, child, lf},
 		sys: &syscall.SysProcAttr{Setsid: true},
 	})
+	span.End()
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start the monitor: %w", err)
@@ -61,7 +64,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	}
 	if err == nil {
 		err = conn.Send(&monitor.Request{
-			Op: monitor.OpSandbox, Container: p.ID,
+			Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
 			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.pod},
 		}, nil)
 	}
@@ -91,7 +94,7 @@ type shimStart struct {
 }
 
 // startShim starts a shim and gives the connection over which it is briefed.
-func (r *Runtime) startShim(s shimStart) (*os.Process, *monitor.Conn, error) {
+func (r *Runtime) startShim(ctx context.Context, s shimStart) (*os.Process, *monitor.Conn, error) {
 	conn, child, err := monitor.Pair()
 	if err != nil {
 		return nil, nil, err
@@ -104,6 +107,7 @@ func (r *Runtime) startShim(s shimStart) (*os.Process, *monitor.Conn, error) {
 			sys.Cloneflags |= unix.CLONE_NEWNET
 		}
 	}
+	defer trace.Begin(ctx, trace.Spawn, "start the shim").End()
 	proc, err := r.spawn(spawnOptions{
 		args: []string{ShimCommand}, netns: s.netns, sys: sys,
 		files: []*os.File{s.stdio[0], s.stdio[1], s.stdio[2], child},

@@ -1408,6 +1408,192 @@ func (x *Neighbour) GetMac() []byte {
 	return nil
 }
 
+type SpansRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// only spans after the one with this number.
+	After         uint64 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpansRequest) Reset() {
+	*x = SpansRequest{}
+	mi := &file_agent_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpansRequest) ProtoMessage() {}
+
+func (x *SpansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpansRequest.ProtoReflect.Descriptor instead.
+func (*SpansRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SpansRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+type SpansResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// the time of the answer, and the number of the latest span.
+	Now           int64   `protobuf:"varint,1,opt,name=now,proto3" json:"now,omitempty"`
+	Last          uint64  `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	Spans         []*Span `protobuf:"bytes,3,rep,name=spans,proto3" json:"spans,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpansResponse) Reset() {
+	*x = SpansResponse{}
+	mi := &file_agent_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpansResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpansResponse) ProtoMessage() {}
+
+func (x *SpansResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpansResponse.ProtoReflect.Descriptor instead.
+func (*SpansResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SpansResponse) GetNow() int64 {
+	if x != nil {
+		return x.Now
+	}
+	return 0
+}
+
+func (x *SpansResponse) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *SpansResponse) GetSpans() []*Span {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+// Span is a part of the agent's work. Times are nanoseconds of the guest's
+// CLOCK_MONOTONIC.
+type Span struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// spans of different lanes may overlap.
+	Lane uint32 `protobuf:"varint,2,opt,name=lane,proto3" json:"lane,omitempty"`
+	// the run of a program.
+	Spawn         bool  `protobuf:"varint,3,opt,name=spawn,proto3" json:"spawn,omitempty"`
+	Begin         int64 `protobuf:"varint,4,opt,name=begin,proto3" json:"begin,omitempty"`
+	End           int64 `protobuf:"varint,5,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Span) Reset() {
+	*x = Span{}
+	mi := &file_agent_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Span) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Span) ProtoMessage() {}
+
+func (x *Span) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Span.ProtoReflect.Descriptor instead.
+func (*Span) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Span) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Span) GetLane() uint32 {
+	if x != nil {
+		return x.Lane
+	}
+	return 0
+}
+
+func (x *Span) GetSpawn() bool {
+	if x != nil {
+		return x.Spawn
+	}
+	return false
+}
+
+func (x *Span) GetBegin() int64 {
+	if x != nil {
+		return x.Begin
+	}
+	return 0
+}
+
+func (x *Span) GetEnd() int64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
 // Failure travels as a detail of the ttrpc status of a failed call: the errno
 // that caused it, so that the host can tell causes apart without reading text.
 type Failure struct {
@@ -1419,7 +1605,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1617,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1630,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Failure) GetErrno() uint32 {
@@ -1562,9 +1748,21 @@ const file_agent_proto_rawDesc = "" +
 	"\x06advmss\x18\r \x01(\rR\x06advmss\"-\n" +
 	"\tNeighbour\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x10\n" +
-	"\x03mac\x18\x02 \x01(\fR\x03mac\"\x1f\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\"$\n" +
+	"\fSpansRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\"^\n" +
+	"\rSpansResponse\x12\x10\n" +
+	"\x03now\x18\x01 \x01(\x03R\x03now\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\x04R\x04last\x12'\n" +
+	"\x05spans\x18\x03 \x03(\v2\x11.vc.agent.v1.SpanR\x05spans\"l\n" +
+	"\x04Span\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04lane\x18\x02 \x01(\rR\x04lane\x12\x14\n" +
+	"\x05spawn\x18\x03 \x01(\bR\x05spawn\x12\x14\n" +
+	"\x05begin\x18\x04 \x01(\x03R\x05begin\x12\x10\n" +
+	"\x03end\x18\x05 \x01(\x03R\x03end\"\x1f\n" +
 	"\aFailure\x12\x14\n" +
-	"\x05errno\x18\x01 \x01(\rR\x05errno2\xef\a\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno2\xaf\b\n" +
 	"\x05Agent\x12\\\n" +
 	"\x0fCreateContainer\x12#.vc.agent.v1.CreateContainerRequest\x1a$.vc.agent.v1.CreateContainerResponse\x12C\n" +
 	"\x0eStartContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12P\n" +
@@ -1578,7 +1776,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fResumeContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12J\n" +
 	"\x0fUpdateContainer\x12#.vc.agent.v1.UpdateContainerRequest\x1a\x12.vc.agent.v1.Empty\x12T\n" +
 	"\x0eContainerStats\x12\x1d.vc.agent.v1.ContainerRequest\x1a#.vc.agent.v1.ContainerStatsResponse\x12L\n" +
-	"\x10ConfigureNetwork\x12$.vc.agent.v1.ConfigureNetworkRequest\x1a\x12.vc.agent.v1.EmptyB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
+	"\x10ConfigureNetwork\x12$.vc.agent.v1.ConfigureNetworkRequest\x1a\x12.vc.agent.v1.Empty\x12>\n" +
+	"\x05Spans\x12\x19.vc.agent.v1.SpansRequest\x1a\x1a.vc.agent.v1.SpansResponseB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -1592,7 +1791,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: vc.agent.v1.Empty
 	(*ContainerRequest)(nil),        // 1: vc.agent.v1.ContainerRequest
@@ -1615,50 +1814,56 @@ var file_agent_proto_goTypes = []any{
 	(*Address)(nil),                 // 18: vc.agent.v1.Address
 	(*Route)(nil),                   // 19: vc.agent.v1.Route
 	(*Neighbour)(nil),               // 20: vc.agent.v1.Neighbour
-	(*Failure)(nil),                 // 21: vc.agent.v1.Failure
-	nil,                             // 22: vc.agent.v1.ContainerStatsResponse.FilesEntry
+	(*SpansRequest)(nil),            // 21: vc.agent.v1.SpansRequest
+	(*SpansResponse)(nil),           // 22: vc.agent.v1.SpansResponse
+	(*Span)(nil),                    // 23: vc.agent.v1.Span
+	(*Failure)(nil),                 // 24: vc.agent.v1.Failure
+	nil,                             // 25: vc.agent.v1.ContainerStatsResponse.FilesEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: vc.agent.v1.CreateContainerRequest.stdio:type_name -> vc.agent.v1.Stdio
 	5,  // 1: vc.agent.v1.CreateContainerRequest.root:type_name -> vc.agent.v1.LayeredRoot
 	6,  // 2: vc.agent.v1.CreateContainerRequest.disks:type_name -> vc.agent.v1.DiskNode
 	3,  // 3: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
-	22, // 4: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
+	25, // 4: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
 	17, // 5: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
 	19, // 6: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
 	18, // 7: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
 	20, // 8: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
-	4,  // 9: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
-	1,  // 10: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
-	8,  // 11: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
-	10, // 12: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
-	2,  // 13: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
-	12, // 14: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
-	1,  // 15: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 16: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 17: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 18: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
-	14, // 19: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
-	1,  // 20: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
-	16, // 21: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
-	7,  // 22: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 23: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	9,  // 24: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 25: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	11, // 26: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 27: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 28: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	13, // 29: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 30: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 31: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 32: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	15, // 33: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	0,  // 34: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
-	22, // [22:35] is the sub-list for method output_type
-	9,  // [9:22] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	23, // 9: vc.agent.v1.SpansResponse.spans:type_name -> vc.agent.v1.Span
+	4,  // 10: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
+	1,  // 11: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
+	8,  // 12: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
+	10, // 13: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
+	2,  // 14: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
+	12, // 15: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
+	1,  // 16: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 17: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 18: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 19: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
+	14, // 20: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
+	1,  // 21: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
+	16, // 22: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
+	21, // 23: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
+	7,  // 24: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 25: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	9,  // 26: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 27: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	11, // 28: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 29: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 30: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	13, // 31: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 32: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 33: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 34: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	15, // 35: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	0,  // 36: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	22, // 37: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
+	24, // [24:38] is the sub-list for method output_type
+	10, // [10:24] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1672,7 +1877,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ type AgentService interface {
 	UpdateContainer(context.Context, *UpdateContainerRequest) (*Empty, error)
 	ContainerStats(context.Context, *ContainerRequest) (*ContainerStatsResponse, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*Empty, error)
+	Spans(context.Context, *SpansRequest) (*SpansResponse, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -116,6 +117,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.ConfigureNetwork(ctx, &req)
+			},
+			"Spans": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SpansRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Spans(ctx, &req)
 			},
 		},
 	})
@@ -230,6 +238,14 @@ func (c *agentClient) ContainerStats(ctx context.Context, req *ContainerRequest)
 func (c *agentClient) ConfigureNetwork(ctx context.Context, req *ConfigureNetworkRequest) (*Empty, error) {
 	var resp Empty
 	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "ConfigureNetwork", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Spans(ctx context.Context, req *SpansRequest) (*SpansResponse, error) {
+	var resp SpansResponse
+	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "Spans", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -99,3 +99,8 @@ func (c *Client) ContainerStats(ctx context.Context, req *api.ContainerRequest) 
 func (c *Client) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetworkRequest) (*api.Empty, error) {
 	return call(ctx, req, c.agent.ConfigureNetwork)
 }
+
+// Spans gives what the agent has noted of its work, for a trace.
+func (c *Client) Spans(ctx context.Context, req *api.SpansRequest) (*api.SpansResponse, error) {
+	return call(ctx, req, c.agent.Spans)
+}

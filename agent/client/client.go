@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/trace"
 )
 
 // ErrMismatch marks a guest image that is not the one this host expects.
@@ -79,7 +80,7 @@ func dial(ctx context.Context, conn net.Conn, opts Options) (*Client, error) {
 		c.mux.Close()
 		return nil, err
 	}
-	c.rpc = ttrpc.NewClient(stream)
+	c.rpc = ttrpc.NewClient(stream, ttrpc.WithUnaryClientInterceptor(note))
 	c.agent = api.NewAgentClient(c.rpc)
 	return c, nil
 }
@@ -105,6 +106,14 @@ func (c *Client) greet(conn net.Conn, opts Options) error {
 		return fmt.Errorf("write welcome: %w", err)
 	}
 	return nil
+}
+
+// note puts each call that does work into the context's trace.
+func note(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, info *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	if req.Method != "WaitProcess" {
+		defer trace.Begin(ctx, trace.Call, "agent "+req.Method).End()
+	}
+	return invoke(ctx, req, resp)
 }
 
 func muxConfig() *yamux.Config {

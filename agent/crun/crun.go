@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/reaper"
+	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
 // maxLog bounds how much of crun's log is read, in bytes.
@@ -193,6 +194,7 @@ func (c *call) run(ctx context.Context, arg0 string, stdio [3]int, args ...strin
 		"crun", "--root", c.rt.State, "--cgroup-manager=cgroupfs",
 		"--log", c.path("log"), "--log-format=json", c.op,
 	}, args...)
+	defer spans.Spawn(ctx, "crun "+c.op).End()
 	child, err := c.rt.Reaper.Start(reaper.Command{
 		Path: c.rt.Path, Args: argv, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Dir: "/", Fds: fds,
 	})

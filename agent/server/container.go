@@ -12,6 +12,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/crun"
+	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
 // initName is the name of a container's init in a request.
@@ -110,13 +111,19 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 		return 0, err
 	}
 	if tag := req.GetShareTag(); tag != "" {
-		if err := c.host.cfg.Shares.Mount(ctx, tag, c.share()); err != nil {
+		span := spans.Begin(ctx, "mount the share")
+		err := c.host.cfg.Shares.Mount(ctx, tag, c.share())
+		span.End()
+		if err != nil {
 			return 0, err
 		}
 	}
 	if root := req.GetRoot(); root != nil {
 		at.rootfs = filepath.Join(c.layers(), rootSource)
-		if err := c.host.cfg.Disks.MountLayers(ctx, root.GetLayers(), root.GetUpper(), c.layers()); err != nil {
+		span := spans.Begin(ctx, "mount the layers")
+		err := c.host.cfg.Disks.MountLayers(ctx, root.GetLayers(), root.GetUpper(), c.layers())
+		span.End()
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -124,7 +131,9 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	if at.devices, err = c.devices(ctx, req.GetDisks()); err != nil {
 		return 0, err
 	}
+	span := spans.Begin(ctx, "confine the spec")
 	spec, err := confineSpec(req.GetSpec(), at, req.GetStdio().GetTerminal())
+	span.End()
 	if err != nil {
 		return 0, err
 	}

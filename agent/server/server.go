@@ -13,6 +13,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/crun"
+	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
 // Runtime runs containers.
@@ -71,6 +72,8 @@ type Config struct {
 	Network     Network                  // nil refuses ConfigureNetwork
 	// Ready returns when the guest is set up for containers.
 	Ready func(ctx context.Context) error
+	// Spans notes what is done; nil notes nothing.
+	Spans *spans.Log
 	Log   *log.Logger
 }
 

@@ -6,6 +6,7 @@ import (
 	"syscall"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
 // service answers the calls of the host. Each method translates a request and
@@ -154,6 +155,14 @@ func (v service) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetwork
 		return nil, api.ToStatus(err)
 	}
 	return &api.Empty{}, nil
+}
+
+func (v service) Spans(_ context.Context, req *api.SpansRequest) (*api.SpansResponse, error) {
+	if v.s.cfg.Spans == nil {
+		return &api.SpansResponse{Now: spans.Now()}, nil
+	}
+	found, last := v.s.cfg.Spans.After(req.GetAfter())
+	return &api.SpansResponse{Now: spans.Now(), Last: last, Spans: found}, nil
 }
 
 // with runs f on a container as a call in flight: a removal cancels it and

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
 // headerWait bounds how long a stream may take to say what it is.
@@ -52,7 +54,7 @@ func (s *Server) Serve(ctx context.Context, conn io.ReadWriteCloser) error {
 	stop := context.AfterFunc(ctx, func() { mux.Close() })
 	defer stop()
 
-	rpc, err := ttrpc.NewServer()
+	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(s.note))
 	if err != nil {
 		return fmt.Errorf("start rpc: %w", err)
 	}
@@ -76,6 +78,18 @@ func (s *Server) Serve(ctx context.Context, conn io.ReadWriteCloser) error {
 		}
 		go s.serveStream(stream, calls)
 	}
+}
+
+// note notes each call in a lane of its own, but for those that only wait or
+// ask for the notes.
+func (s *Server) note(ctx context.Context, decode ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	name := path.Base(info.FullMethod)
+	if name == "Spans" || name == "WaitProcess" {
+		return method(ctx, decode)
+	}
+	ctx = spans.With(ctx, s.cfg.Spans)
+	defer spans.Begin(ctx, name).End()
+	return method(ctx, decode)
 }
 
 // serveStream serves one stream by its header. A header that makes no sense

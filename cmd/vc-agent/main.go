@@ -25,6 +25,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/guest"
 	"github.com/vc-runtime/vc-runtime/agent/reaper"
 	"github.com/vc-runtime/vc-runtime/agent/server"
+	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
 // version is set by the build (-ldflags "-X main.version=...").
@@ -52,6 +53,10 @@ func main() {
 // run returns only with an error.
 func run(ctx context.Context, logger *log.Logger) error {
 	keepSignals()
+	notes := new(spans.Log)
+	ctx = spans.With(ctx, notes)
+	spans.Begin(ctx, "kernel").Since(0).End()
+	span := spans.Begin(ctx, "mounts")
 	if err := errors.Join(guest.MoveRoot(), guest.MountEarly()); err != nil {
 		return err
 	}
@@ -59,9 +64,13 @@ func run(ctx context.Context, logger *log.Logger) error {
 	if err != nil {
 		return err
 	}
+	span.End()
+	span = spans.Begin(ctx, "modules")
 	if err := modules.LoadBoot(); err != nil {
 		return err
 	}
+	span.End()
+	span = spans.Begin(ctx, "channel")
 	port, err := guest.OpenPort(ctx, api.PortName)
 	if err != nil {
 		return err
@@ -70,16 +79,17 @@ func run(ctx context.Context, logger *log.Logger) error {
 	if err != nil {
 		return err
 	}
+	span.End()
 
 	reap := reaper.New()
 	go reap.Run(ctx)
-	finish := newFinish(guest.Finish, makeFolders, modules.Preload)
+	finish := newFinish(spans.With(ctx, notes), guest.Finish, makeFolders, modules.Preload)
 	if guest.IsTemplate() {
 		if err := settle(ctx, finish); err != nil {
 			return err
 		}
 	}
-	srv := newServer(logger, reap, modules, finish.wait)
+	srv := newServer(logger, reap, modules, finish.wait, notes)
 	for {
 		err := session(ctx, port, srv, imageID, finish.start)
 		if errors.Is(err, syscall.ENODEV) || errors.Is(err, os.ErrClosed) {
@@ -122,7 +132,10 @@ func session(ctx context.Context, port *guest.Port, srv *server.Server, imageID 
 	if err != nil {
 		return err
 	}
-	if err := guest.Seed(time.Unix(0, welcome.TimeNs), welcome.Entropy); err != nil {
+	span := spans.Begin(ctx, "seed")
+	err = guest.Seed(time.Unix(0, welcome.TimeNs), welcome.Entropy)
+	span.End()
+	if err != nil {
 		return err
 	}
 	return srv.Serve(ctx, conn)
@@ -140,7 +153,7 @@ func (h helloThen) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, ready func(context.Context) error) *server.Server {
+func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, ready func(context.Context) error, notes *spans.Log) *server.Server {
 	return server.New(server.Config{
 		Dir:         containersDir,
 		Runtime:     &crun.Runtime{Path: crunPath, State: crunState, Scratch: callsDir, Reaper: reap},
@@ -152,6 +165,7 @@ func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, 
 			return cgroup.Group{Dir: path.Join(guest.CgroupRoot, guest.ContainersCgroup, name)}
 		},
 		Ready: ready,
+		Spans: notes,
 		Log:   logger,
 	})
 }
@@ -159,19 +173,22 @@ func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, 
 // finish runs the rest of the set-up once, in the background.
 type finish struct {
 	steps []func() error
+	begin func() spans.Span
 	once  sync.Once
 	done  chan struct{}
 	err   error // written before done is closed
 }
 
-func newFinish(steps ...func() error) *finish {
-	return &finish{steps: steps, done: make(chan struct{})}
+func newFinish(ctx context.Context, steps ...func() error) *finish {
+	begin := func() spans.Span { return spans.Begin(ctx, "rest of the set-up") }
+	return &finish{steps: steps, begin: begin, done: make(chan struct{})}
 }
 
 func (f *finish) start() {
 	f.once.Do(func() {
 		go func() {
 			defer close(f.done)
+			defer f.begin().End()
 			for _, step := range f.steps {
 				f.err = errors.Join(f.err, step())
 			}

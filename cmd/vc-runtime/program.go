@@ -139,7 +139,7 @@ func (p *program) app() *cli.App {
 		p.createCommand(), p.deleteCommand(), p.execCommand(), p.featuresCommand(),
 		p.killCommand(), p.listCommand(), p.pauseCommand(), p.psCommand(),
 		p.resumeCommand(), p.runCommand(), p.specCommand(), p.startCommand(),
-		p.stateCommand(),
+		p.stateCommand(), p.traceCommand(),
 	}
 	for _, c := range app.Commands {
 		c.HideHelpCommand = true // a container may be called help
@@ -154,6 +154,7 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "log-format", Value: "text", Usage: "set the log format ('text' (default), or 'json')"},
 		&cli.StringFlag{Name: "root", Value: defaultRoot, Usage: "root directory for storage of container state (this should be located in tmpfs)"},
 		&cli.StringFlag{Name: "config", Usage: "configuration file"},
+		&cli.StringFlag{Name: "trace", Usage: "append a trace of where the time goes to `FILE`, for Perfetto and \"trace summary\""},
 		&cli.StringFlag{Name: "criu", Usage: "ignored: there is no checkpoint and restore", Hidden: true},
 		&cli.BoolFlag{Name: "systemd-cgroup", Usage: `enable systemd cgroup support, expects cgroupsPath to be of form "slice:prefix:name" for e.g. "system.slice:runc:434234"`},
 		&cli.StringFlag{Name: "rootless", Value: "auto", Usage: "accepted for runc's sake: 'auto' and 'false' say the same, 'true' is refused"},
@@ -192,6 +193,14 @@ func noCommand(c *cli.Context) error {
 	return &exitError{code: exitNoTopic, err: err}
 }
 
+// noSubcommand is what happens without a sub-command, or with an unknown one.
+func noSubcommand(c *cli.Context) error {
+	if !c.Args().Present() {
+		return cli.ShowSubcommandHelp(c)
+	}
+	return fmt.Errorf("%s %s: unknown sub-command %q", name, c.Command.Name, c.Args().First())
+}
+
 // with makes an action of what a command does with the runtime.
 func (p *program) with(do func(*cli.Context, verbs) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
@@ -199,6 +208,11 @@ func (p *program) with(do func(*cli.Context, verbs) error) cli.ActionFunc {
 		if err != nil {
 			return err
 		}
+		stop, err := p.trace(c)
+		if err != nil {
+			return err
+		}
+		defer stop()
 		return do(c, rt)
 	}
 }

@@ -190,6 +190,35 @@ func TestMustBeRoot(t *testing.T) {
 	}
 }
 
+// A trace has the command as a whole, also where it fails.
+func TestTrace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "trace")
+	for _, rt := range []*fake{{}, {err: errors.New("broken")}} {
+		execute(t, rt, "--trace", path, "start", "c1")
+	}
+	out := executeAs(t, 1000, &fake{}, "trace", "summary", path)
+	if out.code != 0 || strings.Count(out.stdout, "start c1: ") != 2 {
+		t.Errorf("%+v", out)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for text, args := range map[string][]string{
+		"no such file":      {"trace", "summary", path + "x"},
+		"unknown sub-comm":  {"trace", "bogus"},
+		"exactly 1 arg":     {"trace", "summary"},
+		"trace: open":       {"--trace", path + "/x", "start", "c1"},
+		"else than a trace": {"--trace", other, "start", "c1"},
+	} {
+		rt := &fake{}
+		out := execute(t, rt, args...)
+		if out.code == 0 || !strings.Contains(out.stderr, text) || len(rt.calls) > 0 {
+			t.Errorf("%q: %+v", args, out)
+		}
+	}
+}
+
 func TestGlobalFlags(t *testing.T) {
 	t.Chdir(t.TempDir())
 	cwd, err := os.Getwd()

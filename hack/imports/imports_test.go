@@ -18,25 +18,27 @@ const module = "github.com/vc-runtime/vc-runtime"
 // module; the longest tree that holds a package counts. Every tree may import
 // itself. Tests are free.
 var internal = map[string][]string{
-	"cmd/vc-runtime": {"state", "virtcontainers"}, // no hypervisor: only the monitor has machines
+	"cmd/vc-runtime": {"state", "trace", "virtcontainers"}, // no hypervisor: only the monitor has machines
 	"cmd/vc-agent":   {"agent"},
 
-	"virtcontainers":                 {"state"},
-	"virtcontainers/shim":            {"agent/api", "state", "virtcontainers"},
-	"virtcontainers/network":         {"agent/api", "hypervisor"},
-	"virtcontainers/monitor/sandbox": {"agent/api", "agent/client", "agent/guestimage", "hypervisor", "state", "virtcontainers"},
+	"virtcontainers":                 {"state", "trace"},
+	"virtcontainers/shim":            {"agent/api", "state", "trace", "virtcontainers"},
+	"virtcontainers/network":         {"agent/api", "hypervisor", "trace"},
+	"virtcontainers/monitor/sandbox": {"agent/api", "agent/client", "agent/guestimage", "hypervisor", "state", "trace", "virtcontainers"},
 
 	"hypervisor":           {"state"},
-	"hypervisor/qemu":      {"agent/api", "hypervisor", "state"}, // the name of the channel's port
+	"hypervisor/qemu":      {"agent/api", "hypervisor", "state", "trace"}, // the name of the channel's port
 	"hypervisor/hypertest": {"agent/api", "hypervisor", "state"},
-	"hypervisor/qmp":       {},
+	"hypervisor/qmp":       {"trace"},
+
+	"trace": {}, // every process of ours on the host may write one
 
 	"state":           {"state/lifecycle"},
 	"state/lifecycle": {},
 
 	"agent":                  {},
 	"agent/api":              {}, // host and guest share it: nothing of ours
-	"agent/client":           {"agent/api"},
+	"agent/client":           {"agent/api", "trace"},
 	"agent/guestimage":       {"agent/api"},
 	"agent/guestimage/build": {"agent/api", "agent/guestimage"},
 

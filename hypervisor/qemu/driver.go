@@ -17,6 +17,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qmp"
+	"github.com/vc-runtime/vc-runtime/trace"
 )
 
 const (
@@ -52,11 +53,15 @@ func (Driver) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, 
 
 // begin starts QEMU up to the point where it answers.
 func begin(ctx context.Context, cfg hypervisor.Config, memory *os.File) (*vm, error) {
+	span := trace.Begin(ctx, trace.Spawn, "start QEMU")
 	v, control, err := spawn(cfg, memory)
+	span.End()
 	if err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
+	span = trace.Begin(ctx, trace.Phase, "QEMU until it answers")
 	v.qmp, err = qmp.New(ctx, control)
+	span.End()
 	if err != nil {
 		return nil, v.stillborn(ctx, err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qmp"
+	"github.com/vc-runtime/vc-runtime/trace"
 )
 
 // rollbackLimit bounds the undoing of a plug that went wrong.
@@ -41,6 +42,7 @@ type device struct {
 // QEMU does nothing else while it greets the file server: one that does not
 // answer stops the whole machine.
 func (v *vm) PlugShare(ctx context.Context, tag string, socket *os.File) (hypervisor.Device, error) {
+	defer trace.Begin(ctx, trace.Phase, "plug the share").End()
 	d, err := v.takeSlot("share")
 	if err != nil {
 		return nil, fmt.Errorf("plug share %s: %w", tag, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qmp"
+	"github.com/vc-runtime/vc-runtime/trace"
 )
 
 // stateName is what QEMU knows the file with the saved state by.
@@ -42,7 +43,10 @@ func clone(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, error) {
 	}
 	defer memory.Close()
 	copied := make(chan error, 1)
-	go func() { copied <- memory.fill(ctx) }()
+	go func() {
+		defer trace.Begin(trace.Lane(ctx, "memory"), trace.Phase, "copy the template's memory").End()
+		copied <- memory.fill(ctx)
+	}()
 
 	v, err := begin(ctx, cfg, memory.copy)
 	copyErr := <-copied
@@ -50,6 +54,7 @@ func clone(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, error) {
 		return nil, fmt.Errorf("clone: %w", errors.Join(err, copyErr))
 	}
 	if copyErr == nil {
+		defer trace.Begin(ctx, trace.Phase, "restore").End()
 		copyErr = v.migrate(ctx, "migrate-incoming", state)
 	}
 	if copyErr != nil {

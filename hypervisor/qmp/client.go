@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/trace"
 )
 
 // ErrClosed is what calls give after Close.
@@ -106,6 +108,7 @@ func (c *Client) AddFile(ctx context.Context, set int, file *os.File) error {
 }
 
 func (c *Client) execute(ctx context.Context, command string, args, reply any, file *os.File) error {
+	defer trace.Begin(ctx, trace.Call, "qmp "+command).End()
 	answer, id, err := c.register()
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)

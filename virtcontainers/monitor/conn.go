@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/trace"
 )
 
 // maxFrame bounds one message, in bytes: a guest spec is the largest.
@@ -133,6 +135,8 @@ func (c *Conn) receiveBody(v any, head []byte, have int) error {
 // that carries a failure is returned as that failure, and a connection that
 // ends is ErrGone.
 func (c *Conn) Call(ctx context.Context, req *Request, file *os.File) (*Reply, error) {
+	defer trace.Begin(ctx, trace.Call, "monitor "+string(req.Op)).End()
+	req.Trace = trace.From(ctx).Path()
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	sendErr := c.Send(req, file)

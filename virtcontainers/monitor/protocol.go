@@ -56,6 +56,10 @@ type Request struct {
 	Container string `json:"container,omitempty"`
 	Process   string `json:"process,omitempty"` // "" is the container's init
 
+	// Trace is the path of a trace to write into; "" for none. What the monitor
+	// does for a container or sandbox goes into the trace of its creation.
+	Trace string `json:"trace,omitempty"`
+
 	Sandbox *SandboxConfig `json:"sandbox,omitempty"` // OpSandbox
 	Spec    []byte         `json:"spec,omitempty"`    // OpCreate, OpExec: JSON for the guest
 	Root    *Layers        `json:"root,omitempty"`    // OpCreate

@@ -11,6 +11,7 @@
 package share
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -23,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -58,7 +60,7 @@ type Server struct {
 
 // Start starts the file server. dir is the sandbox's folder: it lends its
 // name to the staging mount and, for a moment, to a socket called name.
-func Start(cfg *Config, dir, name string) (*Server, error) {
+func Start(ctx context.Context, cfg *Config, dir, name string) (*Server, error) {
 	l, err := monitor.Listen(dir, name)
 	if err != nil {
 		return nil, err
@@ -74,7 +76,7 @@ func Start(cfg *Config, dir, name string) (*Server, error) {
 	if s.Socket, err = conn.File(); err != nil {
 		return nil, fmt.Errorf("file server's socket: %w", err)
 	}
-	if err := s.spawn(cfg, dir, l); err != nil {
+	if err := s.spawn(ctx, cfg, dir, l); err != nil {
 		s.Socket.Close()
 		return nil, err
 	}
@@ -87,7 +89,7 @@ func (s *Server) Done() <-chan struct{} { return s.done }
 // Err says how the server ended, with the last lines that it wrote to stderr.
 func (s *Server) Err() error { return s.err }
 
-func (s *Server) spawn(cfg *Config, dir string, l *net.UnixListener) error {
+func (s *Server) spawn(ctx context.Context, cfg *Config, dir string, l *net.UnixListener) error {
 	lf, err := l.File()
 	if err != nil {
 		return fmt.Errorf("file server's socket: %w", err)
@@ -110,10 +112,14 @@ func (s *Server) spawn(cfg *Config, dir string, l *net.UnixListener) error {
 		// The thread takes the new mount namespace along when it ends with
 		// this goroutine: it is not unlocked.
 		runtime.LockOSThread()
-		if err := stage(cfg, dir); err != nil {
+		span := trace.Begin(ctx, trace.Phase, "lay out the share")
+		err := stage(cfg, dir)
+		span.End()
+		if err != nil {
 			started <- err
 			return
 		}
+		defer trace.Begin(ctx, trace.Spawn, "start the file server").End()
 		s.proc, err = os.StartProcess(cfg.Server, append([]string{filepath.Base(cfg.Server)}, args(cfg, dir)...), &os.ProcAttr{
 			Dir:   "/",
 			Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
@@ -51,6 +52,9 @@ type Config struct {
 	Width  uint16 `json:"width,omitempty"`
 	Height uint16 `json:"height,omitempty"`
 
+	// Trace is the path of a trace to write into; "" for none.
+	Trace string `json:"trace,omitempty"`
+
 	CreateTimeout time.Duration `json:"createTimeout"`
 	FlushTimeout  time.Duration `json:"flushTimeout"`
 }
@@ -77,18 +81,27 @@ func Main() int {
 	if err != nil {
 		return 1 // the command has died
 	}
-	s, rep, err := begin(&cfg, console)
+	ctx := context.Background()
+	if cfg.Trace != "" {
+		// A trace that cannot be written is no reason to fail.
+		if t, err := trace.Open(cfg.Trace, "shim of "+cfg.Container, cfg.Container); err == nil {
+			defer t.Close()
+			ctx = trace.With(ctx, t)
+		}
+	}
+	s, rep, err := begin(ctx, &cfg, console)
 	if err != nil {
 		parent.Send(&monitor.Reply{Failure: monitor.FailureOf(err)}, nil)
 		return 1
 	}
 	parent.Send(rep, nil)
 	parent.Close()
+	defer trace.Begin(ctx, trace.Phase, "copy until the end").End()
 	return s.run(signals)
 }
 
 // begin makes the container, or the exec'd process, and connects its streams.
-func begin(cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error) {
+func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error) {
 	stdio := StdioOf(cfg.Terminal, os.Stdin, os.Stdout, os.Stderr)
 	req := &monitor.Request{Op: monitor.OpExec, Container: cfg.Container, Spec: cfg.Spec, Stdio: stdio}
 	var server *share.Server
@@ -103,14 +116,14 @@ func begin(cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error
 	}
 	if cfg.Share != nil {
 		var err error
-		if server, err = share.Start(cfg.Share, cfg.SandboxDir, cfg.ShareSocket); err != nil {
+		if server, err = share.Start(ctx, cfg.Share, cfg.SandboxDir, cfg.ShareSocket); err != nil {
 			return nil, nil, err
 		}
 		socket = server.Socket
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), cfg.CreateTimeout)
+	call, cancel := context.WithTimeout(ctx, cfg.CreateTimeout)
 	defer cancel()
-	s, rep, err := Begin(ctx, cfg.SandboxDir, req, socket, server)
+	s, rep, err := Begin(call, cfg.SandboxDir, req, socket, server)
 	if server != nil {
 		server.Socket.Close() // the VM has its own by now
 	}
@@ -128,7 +141,10 @@ func begin(cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error
 			term.File = os.Stdin
 		}
 	}
-	if err := s.Connect(os.Stdin, os.Stdout, os.Stderr, term); err != nil {
+	span := trace.Begin(ctx, trace.Phase, "connect the streams")
+	err = s.Connect(os.Stdin, os.Stdout, os.Stderr, term)
+	span.End()
+	if err != nil {
 		return nil, nil, err
 	}
 	return s, rep, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
 	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -19,6 +20,7 @@ import (
 // configuration names.
 func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervisor.VM) error) (*Machine, error) {
 	hv := &cfg.Config.Hypervisor
+	span := trace.Begin(ctx, trace.Phase, "look at image and host")
 	binary, err := hv.QEMUPath()
 	if err != nil {
 		return nil, err
@@ -52,6 +54,7 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 	if err != nil {
 		return nil, err
 	}
+	span.End()
 	b := &booting{hv: hv, machine: vmCfg, imageID: image.ImageID, started: started}
 	m, err := b.boot(ctx)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -69,7 +70,9 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 
 // create makes the container in the guest, its process waiting before exec.
 func (c *container) create(ctx context.Context, req *monitor.Request, share *os.File) error {
+	span := trace.Begin(ctx, trace.Phase, "wait for the machine")
 	m, err := c.s.ready(ctx)
+	span.End()
 	if err != nil {
 		return err
 	}
@@ -168,20 +171,31 @@ func (c *container) undoCreate() {
 
 // supervise stays with a created container until its end, and does the
 // teardown: when it returns the shim has ended, and with it the file server.
-func (c *container) supervise() {
-	select {
-	case <-c.init.ended:
-	case <-c.shimGone:
-	case <-c.killed:
+func (c *container) supervise(ctx context.Context) {
+	step := func(name string, do func()) {
+		defer trace.Begin(ctx, trace.Phase, name).End()
+		do()
 	}
-	c.endProcess()
-	c.init.flush()
-	c.release()
+	step("the container's life", func() {
+		select {
+		case <-c.init.ended:
+		case <-c.shimGone:
+		case <-c.killed:
+		}
+	})
+	step("end the processes", c.endProcess)
+	step("wait for the output", c.init.flush)
+	if !c.isKilled() { // whoever kills does not wait for a guest
+		ctx, cancel := context.WithTimeout(ctx, c.s.cfg.Config.Runtime.KillTimeout.Std())
+		c.s.guestSpans(ctx, c.s.machine)
+		cancel()
+	}
+	step("release", c.release)
 	exit := c.init.exit
 	exit.Killed = c.isKilled()
 	c.log.WithField("code", exit.Code).Info("the container has ended")
 	c.init.conn.Send(&monitor.Reply{Exit: &exit}, nil)
-	c.waitShim()
+	step("wait for the shim", c.waitShim)
 	close(c.released)
 }
 

@@ -40,13 +40,14 @@ func Main(boot Booter) int {
 		return 1 // the create has died
 	}
 	first.SetReadDeadline(time.Time{})
-	if err := serveSandbox(req.Sandbox, first, req.Container, boot); err != nil {
+	if err := serveSandbox(&req, first, boot); err != nil {
 		return 1
 	}
 	return 0
 }
 
-func serveSandbox(cfg *monitor.SandboxConfig, first *monitor.Conn, id string, boot Booter) error {
+func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error {
+	cfg := req.Sandbox
 	store, err := state.Open(cfg.Root)
 	if err != nil {
 		return err
@@ -80,7 +81,8 @@ func serveSandbox(cfg *monitor.SandboxConfig, first *monitor.Conn, id string, bo
 		return fmt.Errorf("the inherited socket is %s", l.Addr().Network())
 	}
 	ul.SetUnlinkOnClose(false)
-	err = newSandbox(cfg, store, log).Serve(context.Background(), boot, ul, first, id)
+	s := newSandbox(cfg, store, log)
+	err = s.Serve(s.traced(context.Background(), req), boot, ul, first, req.Container)
 	if err != nil {
 		log.WithError(err).Error("the sandbox has ended")
 	}

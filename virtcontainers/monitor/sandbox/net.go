@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
 )
 
@@ -34,6 +35,7 @@ type attachment struct {
 // Callers wire interfaces before create, or between create and start: it is
 // called at both, and complete before the process runs.
 func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error {
+	defer trace.Begin(ctx, trace.Phase, "network").End()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.at == nil {

@@ -190,14 +190,14 @@ func (c *container) process(id string) (*process, error) {
 }
 
 // exec starts a further process in the container.
-func (c *container) exec(conn *monitor.Conn, req *monitor.Request) (*process, error) {
+func (c *container) exec(ctx context.Context, conn *monitor.Conn, req *monitor.Request) (*process, error) {
 	c.mu.Lock()
 	c.lastExec++
 	p := newProcess(c, "e"+strconv.Itoa(c.lastExec), req.Stdio, conn)
 	c.execs[p.id] = p
 	c.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.CallTimeout.Std())
+	ctx, cancel := context.WithTimeout(ctx, c.s.cfg.Config.Runtime.CallTimeout.Std())
 	defer cancel()
 	m, err := c.s.ready(ctx)
 	if err == nil {
@@ -209,6 +209,7 @@ func (c *container) exec(conn *monitor.Conn, req *monitor.Request) (*process, er
 		c.forget(p)
 		return nil, err
 	}
+	c.s.guestSpans(ctx, m)
 	p.control()
 	p.watch()
 	return p, nil

@@ -22,6 +22,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -41,6 +42,8 @@ type Machine struct {
 	Guest Guest
 	// Notices are for the user who asked for the sandbox.
 	Notices []string
+
+	started int64 // when the VM's start began, by trace.Now
 }
 
 // Booter boots the machine of a sandbox, or clones a booted one. started is
@@ -70,6 +73,11 @@ type Sandbox struct {
 	idle       chan struct{}         // closed when the last container and claim have gone
 	ended      bool
 
+	traces map[string]*trace.Tracer // by path; guarded by mu
+
+	spansTurn chan struct{} // has room for one: who asks the guest for spans
+	spansSeen uint64        // number of the last one; guarded by spansTurn
+
 	requests sync.WaitGroup // connections being served
 }
 
@@ -80,6 +88,8 @@ func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entr
 		containers: make(map[string]*container),
 		claims:     make(map[string]bool),
 		idle:       make(chan struct{}),
+		traces:     make(map[string]*trace.Tracer),
+		spansTurn:  make(chan struct{}, 1),
 	}
 }
 
@@ -95,6 +105,7 @@ func peerProcess(conn *monitor.Conn) (state.Process, error) {
 // needs the sandbox any more and the VM is dead. first is the connection of
 // the create that started the monitor, to make the container called id.
 func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, first *monitor.Conn, id string) error {
+	defer s.closeTraces()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
@@ -110,7 +121,9 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 		stopBoot()
 	}()
 	go s.accept(l)
+	span := trace.Begin(bootCtx, trace.Phase, "boot")
 	s.machine, s.bootErr = boot(bootCtx, s.cfg, s.recordVM)
+	span.End()
 	close(s.booted)
 	if s.bootErr != nil {
 		s.log.WithError(s.bootErr).Warn("the machine did not boot")

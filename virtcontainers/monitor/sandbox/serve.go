@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -38,6 +39,7 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	}
 	conn.SetReadDeadline(time.Time{})
 
+	ctx := s.traced(context.Background(), &req)
 	log := s.log.WithField("op", req.Op).WithField("container", req.Container)
 	log.Debug("request")
 	switch req.Op {
@@ -51,13 +53,13 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 			s.dropClaim(req.Container)
 		}
 	case monitor.OpCreate:
-		s.serveCreate(conn, &req, file)
+		s.serveCreate(ctx, conn, &req, file)
 	case monitor.OpExec:
-		s.serveExec(conn, &req)
+		s.serveExec(ctx, conn, &req)
 	case monitor.OpStream:
-		s.serveStream(conn, &req)
+		s.serveStream(ctx, conn, &req)
 	default:
-		rep, err := s.answer(conn, &req)
+		rep, err := s.answer(ctx, &req)
 		if err != nil {
 			log.WithError(err).Debug("refused")
 			rep = &monitor.Reply{Failure: monitor.FailureOf(err)}
@@ -89,16 +91,21 @@ func (s *Sandbox) serveClaim(conn *monitor.Conn, id string) {
 }
 
 // answer serves the requests that have one reply.
-func (s *Sandbox) answer(conn *monitor.Conn, req *monitor.Request) (*monitor.Reply, error) {
+func (s *Sandbox) answer(ctx context.Context, req *monitor.Request) (*monitor.Reply, error) {
 	c, err := s.container(req.Container)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Config.Runtime.CallTimeout.Std())
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.CallTimeout.Std())
 	defer cancel()
+	defer trace.Begin(ctx, trace.Phase, string(req.Op)).End()
 	switch req.Op {
 	case monitor.OpStart:
-		return &monitor.Reply{}, c.start(ctx)
+		err := c.start(ctx)
+		if err == nil {
+			s.guestSpans(ctx, s.machine)
+		}
+		return &monitor.Reply{}, err
 	case monitor.OpSignal:
 		return &monitor.Reply{}, c.signal(ctx, req.Process, unix.Signal(req.Signal), req.All)
 	case monitor.OpStop:
@@ -120,7 +127,7 @@ func (s *Sandbox) answer(conn *monitor.Conn, req *monitor.Request) (*monitor.Rep
 }
 
 // serveStream joins a stream of a process with the connection.
-func (s *Sandbox) serveStream(conn *monitor.Conn, req *monitor.Request) {
+func (s *Sandbox) serveStream(ctx context.Context, conn *monitor.Conn, req *monitor.Request) {
 	c, err := s.container(req.Container)
 	if err != nil {
 		reply(conn, err)
@@ -132,8 +139,10 @@ func (s *Sandbox) serveStream(conn *monitor.Conn, req *monitor.Request) {
 		return
 	}
 	kind := api.Kind(req.Stream)
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Config.Runtime.CallTimeout.Std())
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.CallTimeout.Std())
+	span := trace.Begin(ctx, trace.Phase, "open "+req.Stream)
 	guest, err := s.machine.Guest.OpenStream(ctx, kind, c.id, req.Process)
+	span.End()
 	cancel()
 	if !reply(conn, err) || err != nil {
 		if err == nil {
@@ -147,7 +156,7 @@ func (s *Sandbox) serveStream(conn *monitor.Conn, req *monitor.Request) {
 
 // serveCreate makes a container for the shim at the other end, and stays with
 // the shim until the container's end.
-func (s *Sandbox) serveCreate(conn *monitor.Conn, req *monitor.Request, share *os.File) {
+func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *monitor.Request, share *os.File) {
 	c, err := s.newContainer(conn, req)
 	if err != nil {
 		reply(conn, err)
@@ -159,39 +168,42 @@ func (s *Sandbox) serveCreate(conn *monitor.Conn, req *monitor.Request, share *o
 		return
 	}
 	// The shim's end ends the creation too.
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Config.Runtime.CreateTimeout.Std())
+	creating, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.CreateTimeout.Std())
 	defer cancel()
 	go func() {
 		select {
 		case <-c.shimGone:
 		case <-c.killed:
-		case <-ctx.Done():
+		case <-creating.Done():
 		}
 		cancel()
 	}()
 	c.init.control()
-	err = c.create(ctx, req, share)
+	span := trace.Begin(ctx, trace.Phase, "create")
+	err = c.create(creating, req, share)
+	span.End()
 	if err != nil {
 		reply(conn, err)
 		c.undoCreate()
 		return
 	}
+	s.guestSpans(creating, s.machine)
 	rep := &monitor.Reply{Notices: s.machine.Notices}
 	if err := conn.Send(rep, nil); err != nil {
 		c.kill()
 	}
-	c.supervise()
+	c.supervise(ctx)
 }
 
 // serveExec starts a process for the shim, or the exec command, at the other
 // end, and stays with it until the process's end.
-func (s *Sandbox) serveExec(conn *monitor.Conn, req *monitor.Request) {
+func (s *Sandbox) serveExec(ctx context.Context, conn *monitor.Conn, req *monitor.Request) {
 	c, err := s.container(req.Container)
 	if err != nil {
 		reply(conn, err)
 		return
 	}
-	p, err := c.exec(conn, req)
+	p, err := c.exec(ctx, conn, req)
 	if err != nil {
 		reply(conn, err)
 		return

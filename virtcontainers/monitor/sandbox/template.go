@@ -14,6 +14,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
 	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 )
 
@@ -36,7 +37,9 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	span := trace.Begin(ctx, trace.Phase, "find the template")
 	entry, made, err := store.Get(ctx, key, b.makeTemplate)
+	span.End()
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +195,7 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	if err != nil {
 		return nil, err
 	}
+	begun := trace.Now()
 	vm, err := qemu.Driver{}.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -207,9 +211,10 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 		case <-ctx.Done():
 		}
 	}()
+	defer trace.Begin(ctx, trace.Phase, "greet the agent").End()
 	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: b.imageID, Hello: hello})
 	if err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
-	return &Machine{VM: vm, Guest: guest}, nil
+	return &Machine{VM: vm, Guest: guest, started: begun}, nil
 }
