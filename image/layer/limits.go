@@ -1,0 +1,76 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of layers.
+var (
+	// ErrInvalid says that a layer is damaged, or asks for what no layer may.
+	ErrInvalid = errors.New("invalid layer")
+	// ErrLimit says that a layer is larger than the limits allow.
+	ErrLimit = errors.New("layer exceeds a limit")
+	// ErrMediaType says that a blob is no layer that can be read.
+	ErrMediaType = errors.New("unknown media type of a layer")
+)
+
+// Limits are what a layer may cost. What is zero has the value of
+// DefaultLimits.
+type Limits struct {
+	// Bytes is how long the uncompressed stream may be, and the data of all
+	// files: a sparse file counts with its holes.
+	Bytes int64
+	// Ratio is how many times longer than the blob the uncompressed stream
+	// may be, past the first ratioFloor bytes.
+	Ratio int64
+	// Inodes is how many entries the stream may have, and how many inodes the
+	// image.
+	Inodes int64
+	// Depth is how many folders may lie in each other.
+	Depth int
+	// Metadata is how many bytes of names, targets of symbolic links and
+	// extended attributes of folders are kept in memory.
+	Metadata int64
+	// DecoderMemory is how much memory a zstd stream may ask for, in bytes.
+	DecoderMemory int64
+}
+
+// ratioFloor is how much a blob may grow to whatever it is: short streams of
+// zeroes compress very well.
+const ratioFloor = 256 << 20
+
+// DefaultLimits are generous: no image that is in use comes near them.
+func DefaultLimits() Limits {
+	return Limits{
+		Bytes:         256 << 30,
+		Ratio:         200,
+		Inodes:        2_000_000,
+		Depth:         512,
+		Metadata:      256 << 20,
+		DecoderMemory: 128 << 20,
+	}
+}
+
+// complete replaces what is zero.
+func (l Limits) complete() Limits {
+	d := DefaultLimits()
+	set(&l.Bytes, d.Bytes)
+	set(&l.Ratio, d.Ratio)
+	set(&l.Inodes, d.Inodes)
+	set(&l.Depth, d.Depth)
+	set(&l.Metadata, d.Metadata)
+	set(&l.DecoderMemory, d.DecoderMemory)
+	return l
+}
+
+func set[T int | int64](v *T, def T) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// exceeded is the error of a limit.
+func exceeded(what string, limit int64) error {
+	return fmt.Errorf("more than %d %s: %w", limit, what, ErrLimit)
+}
