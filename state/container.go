@@ -47,6 +47,9 @@ type Container struct {
 	Cgroup json.RawMessage `json:"cgroup,omitempty"`
 	// Process is the OCI process object, for exec to start from.
 	Process json.RawMessage `json:"process,omitempty"`
+	// Resources is the OCI resources object with what updates have changed, for
+	// the next one.
+	Resources json.RawMessage `json:"resources,omitempty"`
 	// Hooks is the OCI hooks object, for start and delete.
 	Hooks json.RawMessage `json:"hooks,omitempty"`
 }

@@ -175,6 +175,9 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 		Status: lifecycle.Creating, Creator: self, Created: time.Now().UTC(), BootID: boot,
 		Terminal: spec.Process.Terminal, SystemdCgroup: p.SystemdCgroup, Process: p.process, Hooks: p.hooks,
 	}
+	if rec.Resources, err = p.bundle.Resources(); err != nil {
+		return nil, err
+	}
 	if spec.Linux != nil {
 		rec.CgroupsPath = spec.Linux.CgroupsPath
 	}
@@ -252,6 +255,10 @@ func (r *Runtime) joinSandbox(ctx context.Context, sandbox, id string) (*monitor
 	return conn, nil
 }
 
+// oomName is the file in the bundle by which engines know that the container
+// has had too little memory (conmon).
+const oomName = "oom"
+
 // spawnShim starts the container's shim and waits until it has made the
 // container in the guest.
 func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Process, error) {
@@ -263,6 +270,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 		// Not by the container's id: a socket's name must be short (unix(7)).
 		ShareSocket: "share-" + strconv.Itoa(os.Getpid()) + ".sock",
 		Terminal:    spec.Process.Terminal, Loopback: p.netns == "",
+		OOMFile:       filepath.Join(p.bundle.Dir, oomName),
 		CreateTimeout: r.Config.Runtime.CreateTimeout.Std(),
 		FlushTimeout:  r.Config.Runtime.FlushTimeout.Std(),
 	}

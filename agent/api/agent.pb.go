@@ -918,7 +918,9 @@ type ContainerStatsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// the files of the cgroup v2 folder that hold statistics, by name
 	// (memory.current, cpu.stat, ...), unparsed.
-	Files         map[string]string `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Files map[string]string `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// the guest's network interfaces but lo.
+	Interfaces    []*InterfaceCounters `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -960,6 +962,273 @@ func (x *ContainerStatsResponse) GetFiles() map[string]string {
 	return nil
 }
 
+func (x *ContainerStatsResponse) GetInterfaces() []*InterfaceCounters {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+// InterfaceCounters are those of /sys/class/net/NAME/statistics.
+type InterfaceCounters struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	RxBytes       uint64                 `protobuf:"varint,2,opt,name=rx_bytes,json=rxBytes,proto3" json:"rx_bytes,omitempty"`
+	RxPackets     uint64                 `protobuf:"varint,3,opt,name=rx_packets,json=rxPackets,proto3" json:"rx_packets,omitempty"`
+	RxErrors      uint64                 `protobuf:"varint,4,opt,name=rx_errors,json=rxErrors,proto3" json:"rx_errors,omitempty"`
+	RxDropped     uint64                 `protobuf:"varint,5,opt,name=rx_dropped,json=rxDropped,proto3" json:"rx_dropped,omitempty"`
+	TxBytes       uint64                 `protobuf:"varint,6,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
+	TxPackets     uint64                 `protobuf:"varint,7,opt,name=tx_packets,json=txPackets,proto3" json:"tx_packets,omitempty"`
+	TxErrors      uint64                 `protobuf:"varint,8,opt,name=tx_errors,json=txErrors,proto3" json:"tx_errors,omitempty"`
+	TxDropped     uint64                 `protobuf:"varint,9,opt,name=tx_dropped,json=txDropped,proto3" json:"tx_dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InterfaceCounters) Reset() {
+	*x = InterfaceCounters{}
+	mi := &file_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InterfaceCounters) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InterfaceCounters) ProtoMessage() {}
+
+func (x *InterfaceCounters) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InterfaceCounters.ProtoReflect.Descriptor instead.
+func (*InterfaceCounters) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *InterfaceCounters) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InterfaceCounters) GetRxBytes() uint64 {
+	if x != nil {
+		return x.RxBytes
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetRxPackets() uint64 {
+	if x != nil {
+		return x.RxPackets
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetRxErrors() uint64 {
+	if x != nil {
+		return x.RxErrors
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetRxDropped() uint64 {
+	if x != nil {
+		return x.RxDropped
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetTxBytes() uint64 {
+	if x != nil {
+		return x.TxBytes
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetTxPackets() uint64 {
+	if x != nil {
+		return x.TxPackets
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetTxErrors() uint64 {
+	if x != nil {
+		return x.TxErrors
+	}
+	return 0
+}
+
+func (x *InterfaceCounters) GetTxDropped() uint64 {
+	if x != nil {
+		return x.TxDropped
+	}
+	return 0
+}
+
+type WaitOOMRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	// how many of its processes the OOM killer is known to have ended.
+	Known         uint64 `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitOOMRequest) Reset() {
+	*x = WaitOOMRequest{}
+	mi := &file_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitOOMRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitOOMRequest) ProtoMessage() {}
+
+func (x *WaitOOMRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitOOMRequest.ProtoReflect.Descriptor instead.
+func (*WaitOOMRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WaitOOMRequest) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *WaitOOMRequest) GetKnown() uint64 {
+	if x != nil {
+		return x.Known
+	}
+	return 0
+}
+
+type WaitOOMResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kills         uint64                 `protobuf:"varint,1,opt,name=kills,proto3" json:"kills,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitOOMResponse) Reset() {
+	*x = WaitOOMResponse{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitOOMResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitOOMResponse) ProtoMessage() {}
+
+func (x *WaitOOMResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitOOMResponse.ProtoReflect.Descriptor instead.
+func (*WaitOOMResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WaitOOMResponse) GetKills() uint64 {
+	if x != nil {
+		return x.Kills
+	}
+	return 0
+}
+
+// OnlineResourcesRequest is the size that the machine has now.
+type OnlineResourcesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Cpus  uint32                 `protobuf:"varint,1,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	// MiB, as the host counts them: what the firmware takes is included.
+	Memory        uint64 `protobuf:"varint,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OnlineResourcesRequest) Reset() {
+	*x = OnlineResourcesRequest{}
+	mi := &file_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OnlineResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OnlineResourcesRequest) ProtoMessage() {}
+
+func (x *OnlineResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OnlineResourcesRequest.ProtoReflect.Descriptor instead.
+func (*OnlineResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *OnlineResourcesRequest) GetCpus() uint32 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *OnlineResourcesRequest) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
 // ConfigureNetworkRequest is the whole network of the guest but lo. An IP
 // address is 4 or 16 bytes; an enumeration is the kernel's number
 // (rtnetlink(7)).
@@ -974,7 +1243,7 @@ type ConfigureNetworkRequest struct {
 
 func (x *ConfigureNetworkRequest) Reset() {
 	*x = ConfigureNetworkRequest{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1255,7 @@ func (x *ConfigureNetworkRequest) String() string {
 func (*ConfigureNetworkRequest) ProtoMessage() {}
 
 func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1268,7 @@ func (x *ConfigureNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureNetworkRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConfigureNetworkRequest) GetInterfaces() []*Interface {
@@ -1036,7 +1305,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1317,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1330,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Interface) GetName() string {
@@ -1132,7 +1401,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1413,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1426,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Address) GetIp() []byte {
@@ -1237,7 +1506,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1518,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1531,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Route) GetInterface() string {
@@ -1366,7 +1635,7 @@ type Neighbour struct {
 
 func (x *Neighbour) Reset() {
 	*x = Neighbour{}
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1647,7 @@ func (x *Neighbour) String() string {
 func (*Neighbour) ProtoMessage() {}
 
 func (x *Neighbour) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[20]
+	mi := &file_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1660,7 @@ func (x *Neighbour) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Neighbour.ProtoReflect.Descriptor instead.
 func (*Neighbour) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Neighbour) GetIp() []byte {
@@ -1418,7 +1687,7 @@ type SpansRequest struct {
 
 func (x *SpansRequest) Reset() {
 	*x = SpansRequest{}
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1699,7 @@ func (x *SpansRequest) String() string {
 func (*SpansRequest) ProtoMessage() {}
 
 func (x *SpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[21]
+	mi := &file_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1712,7 @@ func (x *SpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpansRequest.ProtoReflect.Descriptor instead.
 func (*SpansRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{21}
+	return file_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SpansRequest) GetAfter() uint64 {
@@ -1465,7 +1734,7 @@ type SpansResponse struct {
 
 func (x *SpansResponse) Reset() {
 	*x = SpansResponse{}
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1477,7 +1746,7 @@ func (x *SpansResponse) String() string {
 func (*SpansResponse) ProtoMessage() {}
 
 func (x *SpansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[22]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1490,7 +1759,7 @@ func (x *SpansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpansResponse.ProtoReflect.Descriptor instead.
 func (*SpansResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{22}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SpansResponse) GetNow() int64 {
@@ -1531,7 +1800,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1812,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[23]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1825,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{23}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Span) GetName() string {
@@ -1605,7 +1874,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1886,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[24]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1899,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{24}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Failure) GetErrno() uint32 {
@@ -1700,13 +1969,38 @@ const file_agent_proto_rawDesc = "" +
 	"\x04pids\x18\x01 \x03(\rR\x04pids\"T\n" +
 	"\x16UpdateContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x1c\n" +
-	"\tresources\x18\x02 \x01(\fR\tresources\"\x98\x01\n" +
+	"\tresources\x18\x02 \x01(\fR\tresources\"\xd8\x01\n" +
 	"\x16ContainerStatsResponse\x12D\n" +
-	"\x05files\x18\x01 \x03(\v2..vc.agent.v1.ContainerStatsResponse.FilesEntryR\x05files\x1a8\n" +
+	"\x05files\x18\x01 \x03(\v2..vc.agent.v1.ContainerStatsResponse.FilesEntryR\x05files\x12>\n" +
+	"\n" +
+	"interfaces\x18\x02 \x03(\v2\x1e.vc.agent.v1.InterfaceCountersR\n" +
+	"interfaces\x1a8\n" +
 	"\n" +
 	"FilesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"}\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x93\x02\n" +
+	"\x11InterfaceCounters\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\brx_bytes\x18\x02 \x01(\x04R\arxBytes\x12\x1d\n" +
+	"\n" +
+	"rx_packets\x18\x03 \x01(\x04R\trxPackets\x12\x1b\n" +
+	"\trx_errors\x18\x04 \x01(\x04R\brxErrors\x12\x1d\n" +
+	"\n" +
+	"rx_dropped\x18\x05 \x01(\x04R\trxDropped\x12\x19\n" +
+	"\btx_bytes\x18\x06 \x01(\x04R\atxBytes\x12\x1d\n" +
+	"\n" +
+	"tx_packets\x18\a \x01(\x04R\ttxPackets\x12\x1b\n" +
+	"\ttx_errors\x18\b \x01(\x04R\btxErrors\x12\x1d\n" +
+	"\n" +
+	"tx_dropped\x18\t \x01(\x04R\ttxDropped\"D\n" +
+	"\x0eWaitOOMRequest\x12\x1c\n" +
+	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\x04R\x05known\"'\n" +
+	"\x0fWaitOOMResponse\x12\x14\n" +
+	"\x05kills\x18\x01 \x01(\x04R\x05kills\"D\n" +
+	"\x16OnlineResourcesRequest\x12\x12\n" +
+	"\x04cpus\x18\x01 \x01(\rR\x04cpus\x12\x16\n" +
+	"\x06memory\x18\x02 \x01(\x04R\x06memory\"}\n" +
 	"\x17ConfigureNetworkRequest\x126\n" +
 	"\n" +
 	"interfaces\x18\x01 \x03(\v2\x16.vc.agent.v1.InterfaceR\n" +
@@ -1762,7 +2056,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x05begin\x18\x04 \x01(\x03R\x05begin\x12\x10\n" +
 	"\x03end\x18\x05 \x01(\x03R\x03end\"\x1f\n" +
 	"\aFailure\x12\x14\n" +
-	"\x05errno\x18\x01 \x01(\rR\x05errno2\xaf\b\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno2\xc1\t\n" +
 	"\x05Agent\x12\\\n" +
 	"\x0fCreateContainer\x12#.vc.agent.v1.CreateContainerRequest\x1a$.vc.agent.v1.CreateContainerResponse\x12C\n" +
 	"\x0eStartContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12P\n" +
@@ -1775,7 +2069,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x0ePauseContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12D\n" +
 	"\x0fResumeContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12J\n" +
 	"\x0fUpdateContainer\x12#.vc.agent.v1.UpdateContainerRequest\x1a\x12.vc.agent.v1.Empty\x12T\n" +
-	"\x0eContainerStats\x12\x1d.vc.agent.v1.ContainerRequest\x1a#.vc.agent.v1.ContainerStatsResponse\x12L\n" +
+	"\x0eContainerStats\x12\x1d.vc.agent.v1.ContainerRequest\x1a#.vc.agent.v1.ContainerStatsResponse\x12D\n" +
+	"\aWaitOOM\x12\x1b.vc.agent.v1.WaitOOMRequest\x1a\x1c.vc.agent.v1.WaitOOMResponse\x12J\n" +
+	"\x0fOnlineResources\x12#.vc.agent.v1.OnlineResourcesRequest\x1a\x12.vc.agent.v1.Empty\x12L\n" +
 	"\x10ConfigureNetwork\x12$.vc.agent.v1.ConfigureNetworkRequest\x1a\x12.vc.agent.v1.Empty\x12>\n" +
 	"\x05Spans\x12\x19.vc.agent.v1.SpansRequest\x1a\x1a.vc.agent.v1.SpansResponseB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
 
@@ -1791,7 +2087,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: vc.agent.v1.Empty
 	(*ContainerRequest)(nil),        // 1: vc.agent.v1.ContainerRequest
@@ -1809,61 +2105,70 @@ var file_agent_proto_goTypes = []any{
 	(*ListProcessesResponse)(nil),   // 13: vc.agent.v1.ListProcessesResponse
 	(*UpdateContainerRequest)(nil),  // 14: vc.agent.v1.UpdateContainerRequest
 	(*ContainerStatsResponse)(nil),  // 15: vc.agent.v1.ContainerStatsResponse
-	(*ConfigureNetworkRequest)(nil), // 16: vc.agent.v1.ConfigureNetworkRequest
-	(*Interface)(nil),               // 17: vc.agent.v1.Interface
-	(*Address)(nil),                 // 18: vc.agent.v1.Address
-	(*Route)(nil),                   // 19: vc.agent.v1.Route
-	(*Neighbour)(nil),               // 20: vc.agent.v1.Neighbour
-	(*SpansRequest)(nil),            // 21: vc.agent.v1.SpansRequest
-	(*SpansResponse)(nil),           // 22: vc.agent.v1.SpansResponse
-	(*Span)(nil),                    // 23: vc.agent.v1.Span
-	(*Failure)(nil),                 // 24: vc.agent.v1.Failure
-	nil,                             // 25: vc.agent.v1.ContainerStatsResponse.FilesEntry
+	(*InterfaceCounters)(nil),       // 16: vc.agent.v1.InterfaceCounters
+	(*WaitOOMRequest)(nil),          // 17: vc.agent.v1.WaitOOMRequest
+	(*WaitOOMResponse)(nil),         // 18: vc.agent.v1.WaitOOMResponse
+	(*OnlineResourcesRequest)(nil),  // 19: vc.agent.v1.OnlineResourcesRequest
+	(*ConfigureNetworkRequest)(nil), // 20: vc.agent.v1.ConfigureNetworkRequest
+	(*Interface)(nil),               // 21: vc.agent.v1.Interface
+	(*Address)(nil),                 // 22: vc.agent.v1.Address
+	(*Route)(nil),                   // 23: vc.agent.v1.Route
+	(*Neighbour)(nil),               // 24: vc.agent.v1.Neighbour
+	(*SpansRequest)(nil),            // 25: vc.agent.v1.SpansRequest
+	(*SpansResponse)(nil),           // 26: vc.agent.v1.SpansResponse
+	(*Span)(nil),                    // 27: vc.agent.v1.Span
+	(*Failure)(nil),                 // 28: vc.agent.v1.Failure
+	nil,                             // 29: vc.agent.v1.ContainerStatsResponse.FilesEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: vc.agent.v1.CreateContainerRequest.stdio:type_name -> vc.agent.v1.Stdio
 	5,  // 1: vc.agent.v1.CreateContainerRequest.root:type_name -> vc.agent.v1.LayeredRoot
 	6,  // 2: vc.agent.v1.CreateContainerRequest.disks:type_name -> vc.agent.v1.DiskNode
 	3,  // 3: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
-	25, // 4: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
-	17, // 5: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
-	19, // 6: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
-	18, // 7: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
-	20, // 8: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
-	23, // 9: vc.agent.v1.SpansResponse.spans:type_name -> vc.agent.v1.Span
-	4,  // 10: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
-	1,  // 11: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
-	8,  // 12: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
-	10, // 13: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
-	2,  // 14: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
-	12, // 15: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
-	1,  // 16: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 17: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 18: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 19: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
-	14, // 20: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
-	1,  // 21: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
-	16, // 22: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
-	21, // 23: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
-	7,  // 24: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 25: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	9,  // 26: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 27: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	11, // 28: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 29: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 30: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	13, // 31: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 32: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 33: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 34: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	15, // 35: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	0,  // 36: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
-	22, // 37: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
-	24, // [24:38] is the sub-list for method output_type
-	10, // [10:24] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	29, // 4: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
+	16, // 5: vc.agent.v1.ContainerStatsResponse.interfaces:type_name -> vc.agent.v1.InterfaceCounters
+	21, // 6: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
+	23, // 7: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
+	22, // 8: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
+	24, // 9: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
+	27, // 10: vc.agent.v1.SpansResponse.spans:type_name -> vc.agent.v1.Span
+	4,  // 11: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
+	1,  // 12: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
+	8,  // 13: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
+	10, // 14: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
+	2,  // 15: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
+	12, // 16: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
+	1,  // 17: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 18: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 19: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 20: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
+	14, // 21: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
+	1,  // 22: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
+	17, // 23: vc.agent.v1.Agent.WaitOOM:input_type -> vc.agent.v1.WaitOOMRequest
+	19, // 24: vc.agent.v1.Agent.OnlineResources:input_type -> vc.agent.v1.OnlineResourcesRequest
+	20, // 25: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
+	25, // 26: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
+	7,  // 27: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 28: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	9,  // 29: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 30: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	11, // 31: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 32: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 33: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	13, // 34: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 35: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 36: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 37: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	15, // 38: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	18, // 39: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
+	0,  // 40: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
+	0,  // 41: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	26, // 42: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
+	27, // [27:43] is the sub-list for method output_type
+	11, // [11:27] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -1877,7 +2182,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,8 @@ type AgentService interface {
 	ResumeContainer(context.Context, *ContainerRequest) (*Empty, error)
 	UpdateContainer(context.Context, *UpdateContainerRequest) (*Empty, error)
 	ContainerStats(context.Context, *ContainerRequest) (*ContainerStatsResponse, error)
+	WaitOOM(context.Context, *WaitOOMRequest) (*WaitOOMResponse, error)
+	OnlineResources(context.Context, *OnlineResourcesRequest) (*Empty, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*Empty, error)
 	Spans(context.Context, *SpansRequest) (*SpansResponse, error)
 }
@@ -110,6 +112,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.ContainerStats(ctx, &req)
+			},
+			"WaitOOM": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req WaitOOMRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.WaitOOM(ctx, &req)
+			},
+			"OnlineResources": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req OnlineResourcesRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.OnlineResources(ctx, &req)
 			},
 			"ConfigureNetwork": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ConfigureNetworkRequest
@@ -230,6 +246,22 @@ func (c *agentClient) UpdateContainer(ctx context.Context, req *UpdateContainerR
 func (c *agentClient) ContainerStats(ctx context.Context, req *ContainerRequest) (*ContainerStatsResponse, error) {
 	var resp ContainerStatsResponse
 	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "ContainerStats", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) WaitOOM(ctx context.Context, req *WaitOOMRequest) (*WaitOOMResponse, error) {
+	var resp WaitOOMResponse
+	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "WaitOOM", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) OnlineResources(ctx context.Context, req *OnlineResourcesRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "OnlineResources", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -60,10 +60,23 @@ func (g Group) write(file, value string) error {
 	return os.WriteFile(filepath.Join(g.Dir, file), []byte(value), 0)
 }
 
-// waitEvent waits until key has the value want in cgroup.events. The kernel
-// reports each change of that file to inotify.
+// waitEvent waits until key has the value want in cgroup.events.
 func (g Group) waitEvent(ctx context.Context, key, want string) error {
-	path := filepath.Join(g.Dir, "cgroup.events")
+	err := g.watch(ctx, "cgroup.events", func(b []byte) bool { return keyed(b, key) == want })
+	if ctx.Err() != nil {
+		return fmt.Errorf("wait for %s %s in %s: %w", key, want, g.Dir, ctx.Err())
+	}
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
+// watch waits until a file of events has what found is looking for. The kernel
+// reports each change of such a file to inotify. Errors: ENOENT or ENODEV
+// where the group does not exist (any more).
+func (g Group) watch(ctx context.Context, name string, found func([]byte) bool) error {
+	path := filepath.Join(g.Dir, name)
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
@@ -73,26 +86,20 @@ func (g Group) waitEvent(ctx context.Context, key, want string) error {
 	stop := context.AfterFunc(ctx, func() { changes.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_MODIFY); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			return nil
-		}
 		return fmt.Errorf("watch %s: %w", path, err)
 	}
 	buf := make([]byte, 4096)
 	for {
 		b, err := os.ReadFile(path)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENODEV) {
-			return nil
-		}
 		if err != nil {
 			return err
 		}
-		if keyed(b, key) == want {
+		if found(b) {
 			return nil
 		}
 		if _, err := changes.Read(buf); err != nil {
 			if ctx.Err() != nil {
-				return fmt.Errorf("wait for %s %s in %s: %w", key, want, g.Dir, ctx.Err())
+				return ctx.Err()
 			}
 			return fmt.Errorf("watch %s: %w", path, err)
 		}
@@ -111,15 +118,35 @@ func keyed(b []byte, key string) string {
 	return ""
 }
 
-// OOMKilled tells whether the kernel's OOM killer has ended a process of the
-// group.
-func (g Group) OOMKilled() bool {
+// OOMKills tells how many processes of the group the kernel's OOM killer has
+// ended.
+func (g Group) OOMKills() uint64 {
 	b, err := os.ReadFile(filepath.Join(g.Dir, "memory.events"))
 	if err != nil {
-		return false
+		return 0
 	}
-	n, err := strconv.ParseUint(keyed(b, "oom_kill"), 10, 64)
-	return err == nil && n > 0
+	return oomKills(b)
+}
+
+func oomKills(events []byte) uint64 {
+	n, err := strconv.ParseUint(keyed(events, "oom_kill"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// WaitOOM waits until there are more OOMKills than are known, and gives their
+// number. Errors: ESRCH where the group does not exist (any more).
+func (g Group) WaitOOM(ctx context.Context, known uint64) (kills uint64, err error) {
+	err = g.watch(ctx, "memory.events", func(b []byte) bool {
+		kills = oomKills(b)
+		return kills > known
+	})
+	if gone(err) {
+		return 0, fmt.Errorf("cgroup %s has gone: %w", g.Dir, syscall.ESRCH)
+	}
+	return kills, err
 }
 
 // Pids lists the processes of the group and of those below it.
@@ -183,7 +210,7 @@ func gone(err error) bool {
 
 // statFiles are the files that Stats reads; hugetlb's are matched besides.
 var statFiles = []string{
-	"cpu.stat", "cpu.max", "cpu.weight", "cpu.pressure",
+	"cpu.stat", "cpu.max", "cpu.weight", "cpu.pressure", "cpuset.cpus.effective", "cpuset.mems.effective",
 	"memory.current", "memory.peak", "memory.max", "memory.high", "memory.low", "memory.stat", "memory.events",
 	"memory.swap.current", "memory.swap.max", "memory.swap.events", "memory.pressure",
 	"io.stat", "io.pressure",

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -50,7 +51,7 @@ func TestMissing(t *testing.T) {
 	if err := errors.Join(g.Kill(), g.WaitEmpty(t.Context()), g.Remove(t.Context()), perr); err != nil || pids != nil {
 		t.Errorf("a group that is not there: %v, %v", pids, err)
 	}
-	if g.OOMKilled() {
+	if g.OOMKills() != 0 {
 		t.Error("OOM in a group that is not there")
 	}
 	if _, err := g.Stats(); !errors.Is(err, os.ErrNotExist) {
@@ -67,13 +68,33 @@ func TestPids(t *testing.T) {
 	}
 }
 
-func TestOOMKilled(t *testing.T) {
-	for content, want := range map[string]bool{
-		"low 0\noom 1\noom_kill 0\n": false, "oom 1\noom_kill 2\noom_group_kill 0\n": true, "": false, "oom_kill x\n": false,
+func TestOOMKills(t *testing.T) {
+	for content, want := range map[string]uint64{
+		"low 0\noom 1\noom_kill 0\n": 0, "oom 1\noom_kill 2\noom_group_kill 0\n": 2, "": 0, "oom_kill x\n": 0,
 	} {
-		if got := fake(t, map[string]string{"memory.events": content}).OOMKilled(); got != want {
-			t.Errorf("%q: %v", content, got)
+		if got := fake(t, map[string]string{"memory.events": content}).OOMKills(); got != want {
+			t.Errorf("%q: %d, want %d", content, got, want)
 		}
+	}
+}
+
+func TestWaitOOM(t *testing.T) {
+	g := fake(t, map[string]string{"memory.events": "oom_kill 1\n"})
+	if n, err := g.WaitOOM(t.Context(), 0); err != nil || n != 1 {
+		t.Errorf("one that was not known: %d, %v", n, err)
+	}
+	go os.WriteFile(filepath.Join(g.Dir, "memory.events"), []byte("oom_kill 3\n"), 0o644)
+	if n, err := g.WaitOOM(t.Context(), 1); err != nil || n != 3 {
+		t.Errorf("two more: %d, %v", n, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := g.WaitOOM(ctx, 3); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that gives up: %v", err)
+	}
+	none := Group{Dir: filepath.Join(t.TempDir(), "none")}
+	if _, err := none.WaitOOM(t.Context(), 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("a group that is not there: %v", err)
 	}
 }
 

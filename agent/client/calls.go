@@ -95,6 +95,17 @@ func (c *Client) ContainerStats(ctx context.Context, req *api.ContainerRequest) 
 	return call(ctx, req, c.agent.ContainerStats)
 }
 
+// WaitOOM waits until the guest's OOM killer has ended more processes of the
+// container than are known. ESRCH: the container has gone.
+func (c *Client) WaitOOM(ctx context.Context, req *api.WaitOOMRequest) (*api.WaitOOMResponse, error) {
+	return call(ctx, req, c.agent.WaitOOM)
+}
+
+// OnlineResources has the guest use what was plugged, waiting for it.
+func (c *Client) OnlineResources(ctx context.Context, req *api.OnlineResourcesRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.OnlineResources)
+}
+
 // ConfigureNetwork sets up the guest's network, waiting for its devices.
 func (c *Client) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetworkRequest) (*api.Empty, error) {
 	return call(ctx, req, c.agent.ConfigureNetwork)

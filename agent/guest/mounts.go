@@ -97,6 +97,7 @@ func Finish() error {
 		delegate(CgroupRoot),
 		os.MkdirAll(filepath.Join(CgroupRoot, ContainersCgroup), 0o755),
 		delegate(filepath.Join(CgroupRoot, ContainersCgroup)),
+		onlineByItself(),
 		loopbackUp(),
 		unix.Sethostname([]byte("localhost")),
 		raiseLimits(),

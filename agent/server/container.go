@@ -184,7 +184,7 @@ func (c *container) spawn(name string, want *api.Stdio, start func(crun.Process)
 	st, err := start(crun.Process{Terminal: want.GetTerminal(), Stdio: fds})
 	closeFds(fds)
 	if st != nil {
-		p.started(st.Child, c.group.OOMKilled)
+		p.started(st.Child, func() bool { return c.group.OOMKills() > 0 })
 	}
 	if err != nil {
 		streams.close()

@@ -58,7 +58,11 @@ func (g fakeGroup) Remove(context.Context) error {
 func (g fakeGroup) Freeze(context.Context) error      { return nil }
 func (g fakeGroup) Thaw(context.Context) error        { return nil }
 func (g fakeGroup) Stats() (map[string]string, error) { return map[string]string{"cpu.stat": "x"}, nil }
-func (g fakeGroup) OOMKilled() bool                   { return false }
+func (g fakeGroup) OOMKills() uint64                  { return 0 }
+func (g fakeGroup) WaitOOM(ctx context.Context, _ uint64) (uint64, error) {
+	<-ctx.Done()
+	return 0, ctx.Err()
+}
 
 // fakeShares mounts every tag but "never", which waits for ever, and refuses
 // to unmount while broken.
@@ -130,6 +134,7 @@ func newRig(t *testing.T) *rig {
 		Runtime:     &crun.Runtime{Path: path, State: state, Scratch: calls, Reaper: reap},
 		CgroupsPath: func(name string) string { return "/" + name },
 		Group:       func(name string) Group { return fakeGroup{filepath.Join(state, name+".pids")} },
+		Machine:     fakeMachine{},
 		Ready:       func(context.Context) error { return nil },
 	})
 	r.Client = r.session(t)
@@ -140,6 +145,19 @@ func newRig(t *testing.T) *rig {
 		r.Close()
 	})
 	return r
+}
+
+type fakeMachine struct{}
+
+func (fakeMachine) Online(_ context.Context, cpus int, _ uint64) error {
+	if cpus > 4 {
+		return syscall.ENOTSUP
+	}
+	return nil
+}
+
+func (fakeMachine) Counters() ([]*api.InterfaceCounters, error) {
+	return []*api.InterfaceCounters{{Name: "eth0", RxBytes: 7}}, nil
 }
 
 type testWriter struct{ t *testing.T }

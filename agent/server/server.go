@@ -53,12 +53,22 @@ type Group interface {
 	Thaw(ctx context.Context) error
 	Pids() ([]int, error)
 	Stats() (map[string]string, error)
-	OOMKilled() bool
+	OOMKills() uint64
+	WaitOOM(ctx context.Context, known uint64) (kills uint64, err error)
 }
 
 // Network sets up the guest's network.
 type Network interface {
 	Configure(ctx context.Context, req *api.ConfigureNetworkRequest) error
+}
+
+// Machine is the virtual machine, as its kernel sees it.
+type Machine interface {
+	// Online waits until the kernel has that many CPUs and MiB of memory, and
+	// puts them to use.
+	Online(ctx context.Context, cpus int, memory uint64) error
+	// Counters are those of the network interfaces but lo.
+	Counters() ([]*api.InterfaceCounters, error)
 }
 
 // Config is what a Server works with.
@@ -70,6 +80,7 @@ type Config struct {
 	CgroupsPath func(name string) string // linux.cgroupsPath of a container
 	Group       func(name string) Group  // the folder of that
 	Network     Network                  // nil refuses ConfigureNetwork
+	Machine     Machine
 	// Ready returns when the guest is set up for containers.
 	Ready func(ctx context.Context) error
 	// Spans notes what is done; nil notes nothing.

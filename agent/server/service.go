@@ -135,13 +135,35 @@ func (v service) UpdateContainer(ctx context.Context, req *api.UpdateContainerRe
 func (v service) ContainerStats(ctx context.Context, req *api.ContainerRequest) (*api.ContainerStatsResponse, error) {
 	resp := &api.ContainerStatsResponse{}
 	_, err := v.with(ctx, req.GetContainer(), func(_ context.Context, c *container) (err error) {
-		resp.Files, err = c.group.Stats()
+		if resp.Files, err = c.group.Stats(); err != nil {
+			return err
+		}
+		resp.Interfaces, err = v.s.cfg.Machine.Counters()
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return resp, nil
+}
+
+func (v service) WaitOOM(ctx context.Context, req *api.WaitOOMRequest) (*api.WaitOOMResponse, error) {
+	resp := &api.WaitOOMResponse{}
+	_, err := v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) (err error) {
+		resp.Kills, err = c.group.WaitOOM(ctx, req.GetKnown())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (v service) OnlineResources(ctx context.Context, req *api.OnlineResourcesRequest) (*api.Empty, error) {
+	if err := v.s.cfg.Machine.Online(ctx, int(req.GetCpus()), req.GetMemory()); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	return &api.Empty{}, nil
 }
 
 func (v service) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetworkRequest) (*api.Empty, error) {

@@ -160,6 +160,7 @@ func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, 
 		Shares:      &guest.Shares{Modules: modules, Reaper: reap},
 		Disks:       &guest.Disks{Modules: modules, Reaper: reap},
 		Network:     &guest.Network{Modules: modules},
+		Machine:     guest.Machine{},
 		CgroupsPath: func(name string) string { return path.Join("/", guest.ContainersCgroup, name) },
 		Group: func(name string) server.Group {
 			return cgroup.Group{Dir: path.Join(guest.CgroupRoot, guest.ContainersCgroup, name)}

@@ -26,6 +26,10 @@ func TestCallers(t *testing.T) {
 	if err := os.WriteFile(processFile, []byte(`{"args":["date"],"cwd":"/","terminal":true}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	resourcesFile := filepath.Join(t.TempDir(), "resources.json")
+	if err := os.WriteFile(resourcesFile, []byte(`{"memory":{"limit":7}} `), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	process := mustJSON(t, specs.Process{Args: []string{"date"}, Cwd: "/", Terminal: true})
 	create := virtcontainers.CreateOptions{ID: "ID", Bundle: "/b", PidFile: "/b/pid"}
 	withConsole, withSystemd, withFDs := create, create, create
@@ -72,6 +76,19 @@ func TestCallers(t *testing.T) {
 		{"go-runc", "--debug --rootless=false list --format=json", idCall{"list", ""}},
 		{"go-runc", "run --bundle /b --pid-file /b/pid --detach ID", virtcontainers.RunOptions{CreateOptions: create, Detach: true}},
 
+		{"podman", "update --resources=RESOURCES ID", updateCall{"ID", `{"memory":{"limit":7}}`}},
+		{"go-runc", "--log LOG --log-format json events --stats ID", idCall{"stats", "ID"}},
+		{"go-runc", "--log LOG --log-format json events --interval=3s ID", eventsCall{"ID", 3 * time.Second}},
+		{"a user", "events ID", eventsCall{"ID", 5 * time.Second}},
+		{"a user", "update -r RESOURCES --memory 3 ID", updateCall{"ID", `{"memory":{"limit":7}}`}},
+		{"a user", "update ID", updateCall{"ID", `{"memory":{},"cpu":{}}`}},
+		{"a user", "update --memory 10m --memory-swap -1 --memory-reservation 1024 --kernel-memory 5 ID",
+			updateCall{"ID", `{"memory":{"limit":10485760,"reservation":1024,"swap":-1},"cpu":{}}`}},
+		{"a user", "update --cpu-quota -1 --cpu-period 1000 --cpu-share 512 --cpu-burst 3 --cpu-idle 1 --cpuset-cpus 0-1 --cpuset-mems 0 --cpu-rt-period 7 --cpu-rt-runtime 8 ID",
+			updateCall{"ID", `{"memory":{},"cpu":{"shares":512,"quota":-1,"burst":3,"period":1000,"realtimeRuntime":8,"realtimePeriod":7,"cpus":"0-1","mems":"0","idle":1}}`}},
+		{"a user", "update --pids-limit 20 --blkio-weight 100 ID",
+			updateCall{"ID", `{"memory":{},"cpu":{},"pids":{"limit":20},"blockIO":{"weight":100}}`}},
+
 		{"a user", "run -b /b -d --keep --no-subreaper ID", virtcontainers.RunOptions{
 			CreateOptions: virtcontainers.CreateOptions{ID: "ID", Bundle: "/b"}, Detach: true, Keep: true, NoSubreaper: true}},
 		{"a user", "create ID --pid-file=/b/pid -b=/b", create},
@@ -86,6 +103,7 @@ func TestCallers(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.caller+": "+tt.line, func(t *testing.T) {
 			line := strings.ReplaceAll(tt.line, "PROC", processFile)
+			line = strings.ReplaceAll(line, "RESOURCES", resourcesFile)
 			line = strings.ReplaceAll(line, "LOG", filepath.Join(t.TempDir(), "log.json"))
 			rt := &fake{state: &virtcontainers.State{}}
 			out := execute(t, rt, strings.Fields(line)...)
@@ -153,6 +171,15 @@ func TestUsageErrors(t *testing.T) {
 		{"list -f xml", `invalid format option`, false},
 		{"ps -f xml x", `invalid format option`, false},
 		{"spec --rootless", `rootless containers are not supported`, false},
+		{"events --interval 0s ID", `duration interval must be greater than 0`, false},
+		{"events --interval=-1s ID", `duration interval must be greater than 0`, false},
+		{"events", `vc-runtime: \"events\" requires exactly 1 argument(s)`, true},
+		{"update --memory lots ID", `invalid value for memory: invalid size: 'lots'`, false},
+		{"update --cpu-share -3 ID", `invalid value for cpu-share: strconv.ParseUint: parsing \"-3\": invalid syntax`, false},
+		{"update --blkio-weight 70000 ID", `invalid value for blkio-weight: 70000: expected 10 to 1000`, false},
+		{"update --l3-cache-schema x ID", `--l3-cache-schema: Intel RDT is not available`, false},
+		{"update -r /nowhere/r ID", `open /nowhere/r: no such file or directory`, false},
+		{"update -r /dev/null ID", `read the resources: EOF`, false},
 		{"nothing", `No help topic for 'nothing'`, false},
 	}
 	for _, tt := range tests {

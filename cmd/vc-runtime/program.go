@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
 
 const (
@@ -47,6 +49,9 @@ type verbs interface {
 	Processes(ctx context.Context, id string) ([]int, error)
 	Pause(ctx context.Context, id string) error
 	Resume(ctx context.Context, id string) error
+	Update(ctx context.Context, id string, resources []byte) error
+	Stats(ctx context.Context, id string) (*stats.Stats, error)
+	Events(ctx context.Context, id string, interval time.Duration, each func(stats.Event) error) error
 }
 
 // settings are the global flags that the runtime needs.
@@ -136,10 +141,10 @@ func (p *program) app() *cli.App {
 	app.Before = p.before
 	app.Action = noCommand
 	app.Commands = []*cli.Command{
-		p.createCommand(), p.deleteCommand(), p.execCommand(), p.featuresCommand(),
-		p.killCommand(), p.listCommand(), p.pauseCommand(), p.psCommand(),
-		p.resumeCommand(), p.runCommand(), p.specCommand(), p.startCommand(),
-		p.stateCommand(), p.traceCommand(),
+		p.createCommand(), p.deleteCommand(), p.eventsCommand(), p.execCommand(),
+		p.featuresCommand(), p.killCommand(), p.listCommand(), p.pauseCommand(),
+		p.psCommand(), p.resumeCommand(), p.runCommand(), p.specCommand(),
+		p.startCommand(), p.stateCommand(), p.traceCommand(), p.updateCommand(),
 	}
 	for _, c := range app.Commands {
 		c.HideHelpCommand = true // a container may be called help

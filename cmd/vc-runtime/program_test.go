@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
 
 // fake is a runtime that writes down how it is called.
@@ -30,6 +31,7 @@ type fake struct {
 	state     *virtcontainers.State
 	states    []virtcontainers.State
 	processes []int
+	stdin     *os.File // of the program; nil: an empty file
 }
 
 // The calls with more than one argument.
@@ -43,7 +45,12 @@ type (
 		ID    string
 		Force bool
 	}
-	idCall struct{ Verb, ID string }
+	idCall     struct{ Verb, ID string }
+	updateCall struct{ ID, Resources string }
+	eventsCall struct {
+		ID       string
+		Interval time.Duration
+	}
 )
 
 func (f *fake) note(call any) error {
@@ -90,6 +97,18 @@ func (f *fake) Processes(_ context.Context, id string) ([]int, error) {
 	return f.processes, f.note(idCall{"ps", id})
 }
 
+func (f *fake) Update(_ context.Context, id string, resources []byte) error {
+	return f.note(updateCall{id, string(resources)})
+}
+
+func (f *fake) Stats(_ context.Context, id string) (*stats.Stats, error) {
+	return &stats.Stats{}, f.note(idCall{"stats", id})
+}
+
+func (f *fake) Events(_ context.Context, id string, interval time.Duration, each func(stats.Event) error) error {
+	return errors.Join(f.note(eventsCall{id, interval}), each(stats.Event{Type: "oom", ID: id}))
+}
+
 // Process is not noted: it only reads, for exec.
 func (f *fake) Process(context.Context, string) (*specs.Process, error) {
 	if f.process == nil {
@@ -125,6 +144,9 @@ func executeAs(t *testing.T, euid int, rt *fake, args ...string) outcome {
 	}
 	var out outcome
 	p := &program{stdin: file("stdin"), stdout: file("stdout"), stderr: file("stderr"), euid: euid}
+	if rt.stdin != nil {
+		p.stdin = rt.stdin
+	}
 	p.open = func(_ *program, s settings) (verbs, error) {
 		out.settings = s
 		return rt, nil

@@ -51,6 +51,7 @@ var internal = map[string][]string{
 var external = map[string]string{
 	"github.com/BurntSushi/toml":             "the configuration file",
 	"github.com/containerd/ttrpc":            "the guest protocol's calls",
+	"github.com/docker/go-units":             "amounts of memory on the command line, as runc reads them",
 	"github.com/gofrs/flock":                 "locks of the records",
 	"github.com/hashicorp/yamux":             "streams over the guest channel",
 	"github.com/mdlayher/vsock":              "the guest channel where the host has vsock",

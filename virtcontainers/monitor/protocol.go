@@ -13,6 +13,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
 
 // SocketName is the monitor's socket, in the sandbox's folder.
@@ -48,6 +49,11 @@ const (
 	OpProcesses Op = "processes" // host pids of shims
 	OpPause     Op = "pause"
 	OpResume    Op = "resume"
+	OpUpdate    Op = "update" // sets limits
+	OpStats     Op = "stats"  // reads the guest's cgroup
+	// OpEvents has a first Reply, and then one for each OOM kill in the
+	// container. The connection ends with the container.
+	OpEvents Op = "events"
 )
 
 // Request is what a client sends.
@@ -61,7 +67,7 @@ type Request struct {
 	Trace string `json:"trace,omitempty"`
 
 	Sandbox *SandboxConfig `json:"sandbox,omitempty"` // OpSandbox
-	Spec    []byte         `json:"spec,omitempty"`    // OpCreate, OpExec: JSON for the guest
+	Spec    []byte         `json:"spec,omitempty"`    // OpCreate, OpExec, OpUpdate: JSON for the guest
 	Root    *Layers        `json:"root,omitempty"`    // OpCreate
 	Disks   []disk.Disk    `json:"disks,omitempty"`   // OpCreate: block devices, each with a Node
 	Stdio   Stdio          `json:"stdio,omitzero"`    // OpCreate, OpExec
@@ -73,6 +79,9 @@ type Request struct {
 	// Grace is how long OpStop with TERM waits before it kills, in
 	// nanoseconds; negative never escalates.
 	Grace int64 `json:"grace,omitempty"`
+	// OOMFile is the path of the file that OpCreate's container leaves, before
+	// its Exit is told, where the guest's OOM killer has ended a process of it.
+	OOMFile string `json:"oomFile,omitempty"`
 }
 
 // Layers is a rootfs that is made of image files, where it is not shared.
@@ -111,6 +120,14 @@ type Reply struct {
 	Process string `json:"process,omitempty"`
 	// Notices are for the user's eyes, once.
 	Notices []string `json:"notices,omitempty"`
+	Stats   *Stats   `json:"stats,omitempty"` // OpStats
+	OOM     bool     `json:"oom,omitempty"`   // OpEvents
+}
+
+// Stats is what a guest says of a container.
+type Stats struct {
+	Files      stats.Files       `json:"files"` // of its cgroup
+	Interfaces []stats.Interface `json:"interfaces,omitempty"`
 }
 
 // Exit is the end of a process. Everything that the sandbox held for it has

@@ -136,7 +136,7 @@ var fields = []field{
 	{"linux.resources.cpu.shares", mapped, "brought into 2 to 262144, as runc does"},
 	{"linux.resources.cpu.quota", carried, ""},
 	{"linux.resources.cpu.burst", dropped, crunLacks},
-	{"linux.resources.cpu.period", carried, ""},
+	{"linux.resources.cpu.period", mapped, "100000 with a quota and without a period"},
 	{"linux.resources.cpu.realtimeRuntime", dropped, noCgroup2},
 	{"linux.resources.cpu.realtimePeriod", dropped, noCgroup2},
 	{"linux.resources.cpu.cpus", host, "numbers the host's CPUs"},

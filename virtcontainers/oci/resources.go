@@ -15,6 +15,10 @@ const (
 	maxShares = 262144
 )
 
+// defaultPeriod is the kernel's for CPU quotas, in microseconds (cgroup v2,
+// cpu.max).
+const defaultPeriod = 100000
+
 // maxDeviceRules bounds the rules: crun makes one BPF program of them.
 const maxDeviceRules = 1024
 
@@ -32,6 +36,11 @@ func (r *report) mapResources(dst, src *specs.LinuxResources) error {
 		if shares := src.CPU.Shares; shares != nil && *shares != 0 {
 			n := min(max(*shares, minShares), maxShares)
 			dst.CPU.Shares = &n
+		}
+		dst.CPU.Period = src.CPU.Period
+		if dst.CPU.Quota != nil && *dst.CPU.Quota != 0 && (dst.CPU.Period == nil || *dst.CPU.Period == 0) {
+			n := uint64(defaultPeriod) // crun writes no quota that is unlimited without one
+			dst.CPU.Period = &n
 		}
 	}
 	if dst.Pids != nil && dst.Pids.Limit == nil {

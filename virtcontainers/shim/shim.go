@@ -54,6 +54,8 @@ type Config struct {
 
 	// Trace is the path of a trace to write into; "" for none.
 	Trace string `json:"trace,omitempty"`
+	// OOMFile is for the monitor: see monitor.Request.
+	OOMFile string `json:"oomFile,omitempty"`
 
 	CreateTimeout time.Duration `json:"createTimeout"`
 	FlushTimeout  time.Duration `json:"flushTimeout"`
@@ -107,7 +109,7 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	var server *share.Server
 	var socket *os.File
 	if !cfg.Exec {
-		req.Op, req.Root, req.Disks = monitor.OpCreate, cfg.Root, cfg.Disks
+		req.Op, req.Root, req.Disks, req.OOMFile = monitor.OpCreate, cfg.Root, cfg.Disks, cfg.OOMFile
 	}
 	if cfg.Loopback {
 		if err := loopbackUp(); err != nil {

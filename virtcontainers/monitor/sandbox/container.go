@@ -27,6 +27,9 @@ type container struct {
 	log  *logrus.Entry
 	init *process
 	shim state.Process
+	// oomFile is left where the guest's OOM killer was at work; "" for none.
+	oomFile string
+	oom     broadcast // tells of OOM kills
 
 	shimGone chan struct{} // closed when the shim's process has ended
 	killed   chan struct{} // closed when the container has to end at once
@@ -49,6 +52,7 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 	}
 	c := &container{
 		s: s, id: req.Container, shim: shim,
+		oomFile:  req.OOMFile,
 		log:      s.log.WithField("container", req.Container),
 		shimGone: make(chan struct{}),
 		killed:   make(chan struct{}),
@@ -96,6 +100,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		return c.failed("create the container in the guest", err)
 	}
 	c.init.watch()
+	go c.watchOOM() // ends with the process
 	return c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs)
 }
 
@@ -191,6 +196,7 @@ func (c *container) supervise(ctx context.Context) {
 		cancel()
 	}
 	step("release", c.release)
+	step("note an OOM kill", c.noteOOM)
 	exit := c.init.exit
 	exit.Killed = c.isKilled()
 	c.log.WithField("code", exit.Code).Info("the container has ended")

@@ -58,6 +58,8 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 		s.serveExec(ctx, conn, &req)
 	case monitor.OpStream:
 		s.serveStream(ctx, conn, &req)
+	case monitor.OpEvents:
+		s.serveEvents(conn, &req)
 	default:
 		rep, err := s.answer(ctx, &req)
 		if err != nil {
@@ -121,6 +123,10 @@ func (s *Sandbox) answer(ctx context.Context, req *monitor.Request) (*monitor.Re
 		return &monitor.Reply{}, c.pause(ctx)
 	case monitor.OpResume:
 		return &monitor.Reply{}, c.resume(ctx)
+	case monitor.OpUpdate:
+		return &monitor.Reply{}, c.update(ctx, req)
+	case monitor.OpStats:
+		return c.stats(ctx)
 	default:
 		return nil, fmt.Errorf("request %q is unknown to this monitor", req.Op)
 	}
