@@ -61,10 +61,12 @@ type fakeGuest struct {
 	code             uint32
 	createErr        error
 	removed          []string
+	oomKills         uint64
+	oomChanged       chan struct{} // closed when there is one more
 }
 
 func newGuest(vm *fakeVM, obeys ...unix.Signal) *fakeGuest {
-	g := &fakeGuest{vm: vm, obeys: map[unix.Signal]bool{}, frozen: make(chan struct{}), exit: make(chan struct{})}
+	g := &fakeGuest{vm: vm, obeys: map[unix.Signal]bool{}, frozen: make(chan struct{}), exit: make(chan struct{}), oomChanged: make(chan struct{})}
 	for _, s := range obeys {
 		g.obeys[s] = true
 	}
@@ -114,10 +116,35 @@ func (g *fakeGuest) WaitProcess(ctx context.Context, _ *api.ProcessRequest) (*ap
 	case <-g.exit:
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		return &api.WaitProcessResponse{ExitCode: g.code}, nil
+		return &api.WaitProcessResponse{ExitCode: g.code, Oom: g.oomKills > 0}, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+func (g *fakeGuest) WaitOOM(ctx context.Context, r *api.WaitOOMRequest) (*api.WaitOOMResponse, error) {
+	for {
+		g.mu.Lock()
+		kills, changed := g.oomKills, g.oomChanged
+		g.mu.Unlock()
+		if kills > r.Known {
+			return &api.WaitOOMResponse{Kills: kills}, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// oomKill kills a process of the container for want of memory.
+func (g *fakeGuest) oomKill() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.oomKills++
+	close(g.oomChanged)
+	g.oomChanged = make(chan struct{})
 }
 
 func (g *fakeGuest) RemoveContainer(_ context.Context, r *api.ContainerRequest) (*api.Empty, error) {
