@@ -55,6 +55,7 @@ var external = map[string]string{
 	"github.com/gofrs/flock":                 "locks of the records",
 	"github.com/hashicorp/yamux":             "streams over the guest channel",
 	"github.com/mdlayher/vsock":              "the guest channel where the host has vsock",
+	"github.com/opencontainers/go-digest":    "digests of image content",
 	"github.com/opencontainers/runtime-spec": "types of config.json",
 	"github.com/sirupsen/logrus":             "the log",
 	"github.com/urfave/cli/v2":               "the command line",

@@ -1,0 +1,158 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// What is in the folder of a layer.
+const (
+	layerFile = "layer.erofs"
+	layerMeta = "meta.json"
+)
+
+// LayerInfo is what a layer's meta.json says.
+type LayerInfo struct {
+	Version int           `json:"version"`
+	ChainID digest.Digest `json:"chainID"`
+	DiffID  digest.Digest `json:"diffID"`
+	// Blob is what the layer was made of.
+	Blob      digest.Digest `json:"blob"`
+	MediaType string        `json:"mediaType"`
+	// Size of the file system image in bytes.
+	Size   int64 `json:"size"`
+	Inodes int64 `json:"inodes"`
+}
+
+// Made is what the making of a layer has found out.
+type Made struct {
+	DiffID digest.Digest // of the uncompressed archive
+	Inodes int64
+}
+
+// LayerPath is the file system image of a layer: an erofs, not compressed.
+// What is there is complete.
+func (s *Store) LayerPath(chainID digest.Digest) (string, error) {
+	if err := validDigest(chainID); err != nil {
+		return "", err
+	}
+	return filepath.Join(s.place(layerOf(chainID)), layerFile), nil
+}
+
+// LayerInfo reads what is known of a layer.
+func (s *Store) LayerInfo(chainID digest.Digest) (*LayerInfo, error) {
+	if err := validDigest(chainID); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(s.place(layerOf(chainID)), layerMeta)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("layer %s: %w", chainID, err)
+	}
+	info := new(LayerInfo)
+	if err := decode(path, text, info); err != nil {
+		return nil, err
+	}
+	if info.Version != formatVersion || info.ChainID != chainID {
+		return nil, fmt.Errorf("%w: %s: version %d of layer %s", ErrCorrupt, path, info.Version, info.ChainID)
+	}
+	return info, nil
+}
+
+// EnsureLayer names a layer in the lease and has it made where it is missing:
+// unpack writes the file system image. Of several processes and goroutines one does the work, and the others
+// wait. The diff id that unpack has found must be the expected one.
+func (l *Lease) EnsureLayer(ctx context.Context, want Layer, unpack func(context.Context, *os.File) (Made, error)) error {
+	if err := l.ensureLayer(ctx, want, unpack); err != nil {
+		return fmt.Errorf("layer %s: %w", want.ChainID, err)
+	}
+	return nil
+}
+
+func (l *Lease) ensureLayer(ctx context.Context, want Layer, unpack func(context.Context, *os.File) (Made, error)) error {
+	r := layerOf(want.ChainID)
+	if there, err := l.need(ctx, r); err != nil || there[0] {
+		return err
+	}
+	lock, err := l.s.lockKey(ctx, r.key())
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	if there, err := l.s.has(r); err != nil || there {
+		return err
+	}
+	dir := filepath.Join(l.TempDir(), r.key())
+	if err := l.s.step("layer.mkdir", func() error { return os.Mkdir(dir, 0o700) }); err != nil {
+		return err
+	}
+	err = l.makeLayer(ctx, dir, want, unpack)
+	if err == nil {
+		err = l.commitLayer(r, dir)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir)) // our own two files
+	}
+	return nil
+}
+
+// makeLayer fills the folder of a layer, and writes it to the disk.
+func (l *Lease) makeLayer(ctx context.Context, dir string, want Layer, unpack func(context.Context, *os.File) (Made, error)) error {
+	f, err := os.OpenFile(filepath.Join(dir, layerFile), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var made Made
+	err = l.s.step("layer.unpack", func() (err error) {
+		made, err = unpack(ctx, f)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if made.DiffID != want.DiffID {
+		return fmt.Errorf("%w: diff id %s instead of %s", ErrDigest, made.DiffID, want.DiffID)
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := f.Chmod(0o400); err != nil {
+		return err
+	}
+	if err := l.s.syncFile("layer", f); err != nil {
+		return err
+	}
+	meta := LayerInfo{
+		Version: formatVersion, ChainID: want.ChainID, DiffID: want.DiffID,
+		Blob: want.Digest, MediaType: want.MediaType, Size: info.Size(), Inodes: made.Inodes,
+	}
+	return l.s.replace("layer.meta", dir, layerMeta, meta)
+}
+
+// commitLayer puts a whole layer at its place.
+func (l *Lease) commitLayer(r resource, dir string) error {
+	if err := l.holds(r); err != nil {
+		return err
+	}
+	return l.s.rename("layer", dir, l.s.place(r))
+}
+
+// HasLayer names a layer in the lease, and then says whether it is there.
+func (l *Lease) HasLayer(ctx context.Context, chainID digest.Digest) (bool, error) {
+	there, err := l.need(ctx, layerOf(chainID))
+	if err != nil {
+		return false, fmt.Errorf("layer %s: %w", chainID, err)
+	}
+	return there[0], nil
+}
+
+// missing reports whether an error says that a file is not there.
+func missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }
