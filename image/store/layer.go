@@ -26,14 +26,19 @@ type LayerInfo struct {
 	Blob      digest.Digest `json:"blob"`
 	MediaType string        `json:"mediaType"`
 	// Size of the file system image in bytes.
-	Size   int64 `json:"size"`
-	Inodes int64 `json:"inodes"`
+	Size   int64  `json:"size"`
+	Inodes uint64 `json:"inodes"`
+	// OpaqueRoot says that nothing of the layers below shows. Overlay knows no
+	// opaque root, so that they have to be left out.
+	OpaqueRoot bool `json:"opaqueRoot,omitempty"`
 }
 
 // Made is what the making of a layer has found out.
 type Made struct {
 	DiffID digest.Digest // of the uncompressed archive
-	Inodes int64
+	Inodes uint64
+	// OpaqueRoot is that of LayerInfo.
+	OpaqueRoot bool
 }
 
 // LayerPath is the file system image of a layer: an erofs, not compressed.
@@ -133,6 +138,7 @@ func (l *Lease) makeLayer(ctx context.Context, dir string, want Layer, unpack fu
 	meta := LayerInfo{
 		Version: formatVersion, ChainID: want.ChainID, DiffID: want.DiffID,
 		Blob: want.Digest, MediaType: want.MediaType, Size: info.Size(), Inodes: made.Inodes,
+		OpaqueRoot: made.OpaqueRoot,
 	}
 	return l.s.replace("layer.meta", dir, layerMeta, meta)
 }
