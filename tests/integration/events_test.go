@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
@@ -109,11 +108,7 @@ func TestEvents(t *testing.T) {
 			t.Errorf("an event too many: %s", lines.Text())
 		}
 	}
-	ended := time.AfterFunc(exitLimit, func() { cmd.Process.Kill() })
-	defer ended.Stop()
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("events of a container that has stopped: %v", err)
-	}
+	e.Equal("exit code of events", e.Await(cmd.Process.Pid, exitLimit), 0)
 	c.Wait(exitLimit)
 	c.Delete()
 }
