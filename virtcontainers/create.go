@@ -77,8 +77,8 @@ type plan struct {
 	CreateOptions
 	bundle  *oci.Bundle
 	guest   *oci.Guest
-	share   share.Config
-	netns   string // path, or "" for a fresh one
+	share   *share.Config // nil where there is nothing to share
+	netns   string        // path, or "" for a fresh one
 	sandbox string
 	pod     bool
 	process json.RawMessage
@@ -131,7 +131,10 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.share = share.Config{Server: server, Cache: r.Config.Share.Cache, Rootfs: b.Rootfs}
+	if o.Image != nil && len(p.guest.Binds) == 0 {
+		return p, nil
+	}
+	p.share = &share.Config{Server: server, Cache: r.Config.Share.Cache, Rootfs: b.Rootfs}
 	for _, bind := range p.guest.Binds {
 		p.share.Binds = append(p.share.Binds, share.Bind{
 			Source: bind.Source, Recursive: bind.Recursive,
@@ -266,7 +269,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	cfg := &shim.Config{
 		Container:  p.ID,
 		SandboxDir: r.Store.SandboxDir(p.sandbox),
-		Spec:       p.guest.Spec, Share: &p.share, Disks: p.guest.Disks,
+		Spec:       p.guest.Spec, Share: p.share, Disks: p.guest.Disks, Image: p.Image,
 		// Not by the container's id: a socket's name must be short (unix(7)).
 		ShareSocket: "share-" + strconv.Itoa(os.Getpid()) + ".sock",
 		Terminal:    spec.Process.Terminal, Loopback: p.netns == "",

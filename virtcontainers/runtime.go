@@ -11,6 +11,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
 // Runtime is what every verb works on.
@@ -33,6 +34,8 @@ type CreateOptions struct {
 	PidFile       string // written last; "" for none
 	PreserveFDs   int
 	SystemdCgroup bool
+	// Image is what the rootfs is made of, where that is not the bundle's.
+	Image *monitor.Image
 	// Stdio of the container where it has no terminal, or no console socket.
 	Stdin, Stdout, Stderr *os.File
 }

@@ -246,7 +246,14 @@ type CreateContainerRequest struct {
 	// what the rootfs is made of instead of the share's "rootfs".
 	Root *LayeredRoot `protobuf:"bytes,10,opt,name=root,proto3" json:"root,omitempty"`
 	// block devices that the container gets.
-	Disks         []*DiskNode `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
+	Disks []*DiskNode `protobuf:"bytes,11,rep,name=disks,proto3" json:"disks,omitempty"`
+	// texts of hostname, hosts and resolv.conf, by that name: files of the
+	// container's own that lie over those in its /etc.
+	Files map[string][]byte `protobuf:"bytes,12,rep,name=files,proto3" json:"files,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// if not empty, who the process is, as an image's configuration has it: user
+	// or user:group, each a name in the rootfs or a number. It takes the place
+	// of the specification's process.user.
+	User          string `protobuf:"bytes,13,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -321,6 +328,20 @@ func (x *CreateContainerRequest) GetDisks() []*DiskNode {
 		return x.Disks
 	}
 	return nil
+}
+
+func (x *CreateContainerRequest) GetFiles() map[string][]byte {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *CreateContainerRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
 }
 
 // LayeredRoot is an overlay of disks, each known by its serial number.
@@ -1924,7 +1945,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x05stdin\x18\x01 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x03 \x01(\bR\x06stderr\x12\x1a\n" +
-	"\bterminal\x18\x04 \x01(\bR\bterminal\"\xec\x01\n" +
+	"\bterminal\x18\x04 \x01(\bR\bterminal\"\x80\x03\n" +
 	"\x16CreateContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x1b\n" +
@@ -1932,7 +1953,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x05stdio\x18\x04 \x01(\v2\x12.vc.agent.v1.StdioR\x05stdio\x12,\n" +
 	"\x04root\x18\n" +
 	" \x01(\v2\x18.vc.agent.v1.LayeredRootR\x04root\x12+\n" +
-	"\x05disks\x18\v \x03(\v2\x15.vc.agent.v1.DiskNodeR\x05disks\";\n" +
+	"\x05disks\x18\v \x03(\v2\x15.vc.agent.v1.DiskNodeR\x05disks\x12D\n" +
+	"\x05files\x18\f \x03(\v2..vc.agent.v1.CreateContainerRequest.FilesEntryR\x05files\x12\x12\n" +
+	"\x04user\x18\r \x01(\tR\x04user\x1a8\n" +
+	"\n" +
+	"FilesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value:\x028\x01\";\n" +
 	"\vLayeredRoot\x12\x16\n" +
 	"\x06layers\x18\x01 \x03(\tR\x06layers\x12\x14\n" +
 	"\x05upper\x18\x02 \x01(\tR\x05upper\"\x86\x01\n" +
@@ -2087,7 +2114,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: vc.agent.v1.Empty
 	(*ContainerRequest)(nil),        // 1: vc.agent.v1.ContainerRequest
@@ -2118,57 +2145,59 @@ var file_agent_proto_goTypes = []any{
 	(*SpansResponse)(nil),           // 26: vc.agent.v1.SpansResponse
 	(*Span)(nil),                    // 27: vc.agent.v1.Span
 	(*Failure)(nil),                 // 28: vc.agent.v1.Failure
-	nil,                             // 29: vc.agent.v1.ContainerStatsResponse.FilesEntry
+	nil,                             // 29: vc.agent.v1.CreateContainerRequest.FilesEntry
+	nil,                             // 30: vc.agent.v1.ContainerStatsResponse.FilesEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: vc.agent.v1.CreateContainerRequest.stdio:type_name -> vc.agent.v1.Stdio
 	5,  // 1: vc.agent.v1.CreateContainerRequest.root:type_name -> vc.agent.v1.LayeredRoot
 	6,  // 2: vc.agent.v1.CreateContainerRequest.disks:type_name -> vc.agent.v1.DiskNode
-	3,  // 3: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
-	29, // 4: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
-	16, // 5: vc.agent.v1.ContainerStatsResponse.interfaces:type_name -> vc.agent.v1.InterfaceCounters
-	21, // 6: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
-	23, // 7: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
-	22, // 8: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
-	24, // 9: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
-	27, // 10: vc.agent.v1.SpansResponse.spans:type_name -> vc.agent.v1.Span
-	4,  // 11: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
-	1,  // 12: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
-	8,  // 13: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
-	10, // 14: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
-	2,  // 15: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
-	12, // 16: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
-	1,  // 17: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 18: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 19: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
-	1,  // 20: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
-	14, // 21: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
-	1,  // 22: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
-	17, // 23: vc.agent.v1.Agent.WaitOOM:input_type -> vc.agent.v1.WaitOOMRequest
-	19, // 24: vc.agent.v1.Agent.OnlineResources:input_type -> vc.agent.v1.OnlineResourcesRequest
-	20, // 25: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
-	25, // 26: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
-	7,  // 27: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 28: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	9,  // 29: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 30: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	11, // 31: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 32: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 33: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	13, // 34: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 35: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 36: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 37: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	15, // 38: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	18, // 39: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
-	0,  // 40: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
-	0,  // 41: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
-	26, // 42: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
-	27, // [27:43] is the sub-list for method output_type
-	11, // [11:27] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	29, // 3: vc.agent.v1.CreateContainerRequest.files:type_name -> vc.agent.v1.CreateContainerRequest.FilesEntry
+	3,  // 4: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
+	30, // 5: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
+	16, // 6: vc.agent.v1.ContainerStatsResponse.interfaces:type_name -> vc.agent.v1.InterfaceCounters
+	21, // 7: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
+	23, // 8: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
+	22, // 9: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
+	24, // 10: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
+	27, // 11: vc.agent.v1.SpansResponse.spans:type_name -> vc.agent.v1.Span
+	4,  // 12: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
+	1,  // 13: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
+	8,  // 14: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
+	10, // 15: vc.agent.v1.Agent.SignalProcess:input_type -> vc.agent.v1.SignalProcessRequest
+	2,  // 16: vc.agent.v1.Agent.WaitProcess:input_type -> vc.agent.v1.ProcessRequest
+	12, // 17: vc.agent.v1.Agent.ResizeConsole:input_type -> vc.agent.v1.ResizeConsoleRequest
+	1,  // 18: vc.agent.v1.Agent.RemoveContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 19: vc.agent.v1.Agent.ListProcesses:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 20: vc.agent.v1.Agent.PauseContainer:input_type -> vc.agent.v1.ContainerRequest
+	1,  // 21: vc.agent.v1.Agent.ResumeContainer:input_type -> vc.agent.v1.ContainerRequest
+	14, // 22: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
+	1,  // 23: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
+	17, // 24: vc.agent.v1.Agent.WaitOOM:input_type -> vc.agent.v1.WaitOOMRequest
+	19, // 25: vc.agent.v1.Agent.OnlineResources:input_type -> vc.agent.v1.OnlineResourcesRequest
+	20, // 26: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
+	25, // 27: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
+	7,  // 28: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 29: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	9,  // 30: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 31: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	11, // 32: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 33: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 34: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	13, // 35: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 36: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 37: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 38: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	15, // 39: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	18, // 40: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
+	0,  // 41: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
+	0,  // 42: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	26, // 43: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
+	28, // [28:44] is the sub-list for method output_type
+	12, // [12:28] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_agent_proto_init() }
@@ -2182,7 +2211,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -108,7 +108,7 @@ func (d *Disks) MountLayers(ctx context.Context, layers []string, upper, dir str
 		}
 		lower = append([]string{name}, lower...) // overlay has the uppermost first
 	}
-	if err := d.mount(ctx, upper, filepath.Join(dir, layersUpper), "ext4", unix.MS_NOATIME, ""); err != nil {
+	if err := d.mount(ctx, upper, filepath.Join(dir, layersUpper), "ext4", unix.MS_NOATIME, "noinit_itable"); err != nil {
 		return err
 	}
 	for _, name := range []string{layersUpper + "/data", layersUpper + "/work", layersRoot} {

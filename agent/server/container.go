@@ -106,7 +106,8 @@ func (c *container) process(name string) (*process, error) {
 // create does the work of CreateContainer. What it has made when it fails is
 // undone by remove.
 func (c *container) create(ctx context.Context, req *api.CreateContainerRequest) (int, error) {
-	at := places{share: c.share(), rootfs: filepath.Join(c.share(), rootSource), cgroup: c.host.cfg.CgroupsPath(c.name)}
+	at := places{share: c.share(), rootfs: filepath.Join(c.share(), rootSource), cgroup: c.host.cfg.CgroupsPath(c.name),
+		files: req.GetFiles(), texts: c.files(), user: req.GetUser()}
 	if err := os.MkdirAll(c.share(), 0o700); err != nil {
 		return 0, err
 	}
@@ -127,7 +128,10 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 			return 0, err
 		}
 	}
-	var err error
+	err := c.writeFiles(req.GetFiles())
+	if err != nil {
+		return 0, err
+	}
 	if at.devices, err = c.devices(ctx, req.GetDisks()); err != nil {
 		return 0, err
 	}
@@ -341,6 +345,9 @@ func (c *container) closeStreams() error {
 // removeDir removes the bundle by name, since a share may still be mounted in
 // it when an unmount has failed.
 func (c *container) removeDir() error {
+	if err := c.removeFiles(); err != nil {
+		return err
+	}
 	for _, path := range []string{filepath.Join(c.dir, "config.json"), c.share(), c.dir} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err

@@ -174,5 +174,5 @@ func (s *Server) checkCreate(req *api.CreateContainerRequest) error {
 	if s.cfg.Disks == nil && (req.GetRoot() != nil || len(req.GetDisks()) > 0) {
 		errs = append(errs, fmt.Errorf("disks: %w", errSpec))
 	}
-	return errors.Join(append(errs, checkDisks(req))...)
+	return errors.Join(append(errs, checkDisks(req), checkFiles(req.GetFiles()))...)
 }

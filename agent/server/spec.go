@@ -69,6 +69,9 @@ type places struct {
 	rootfs  string
 	cgroup  string // linux.cgroupsPath
 	devices []device
+	files   map[string][]byte // texts over files in /etc
+	texts   string            // folder that has them
+	user    string            // who the process is, if not empty
 }
 
 // guestSpec is what the agent learns of a spec while it rewrites it.
@@ -103,8 +106,14 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := addFiles(spec, at.texts, at.files); err != nil {
+		return nil, err
+	}
 	var process object
 	if err := spec.get("process", &process); err != nil {
+		return nil, err
+	}
+	if err := setUser(process, at.rootfs, at.user); err != nil {
 		return nil, err
 	}
 	arg0, err := setTerminal(process, terminal)

@@ -203,7 +203,8 @@ func blockdevAdd(node string, set int, driver string, disk hypervisor.Disk) bloc
 	}
 }
 
-// diskAddArgs make a virtio-blk-pci without an option ROM to boot from.
+// diskAddArgs make a virtio-blk-pci. An error of the host, a full disk say, is
+// one for the guest: QEMU's default would stop the machine and wait.
 type diskAddArgs struct {
 	Driver        string `json:"driver"`
 	ID            string `json:"id"`
@@ -212,11 +213,14 @@ type diskAddArgs struct {
 	Multifunction bool   `json:"multifunction,omitempty"`
 	Drive         string `json:"drive"`
 	Serial        string `json:"serial"`
+	ReadError     string `json:"rerror"`
+	WriteError    string `json:"werror"`
 }
 
 func diskAdd(id string, slot, function int, multifunction bool, disk hypervisor.Disk) diskAddArgs {
 	return diskAddArgs{
 		Driver: "virtio-blk-pci", ID: id, Bus: portID(slot), Addr: fmt.Sprintf("0.%d", function),
 		Multifunction: multifunction && function == 0, Drive: id, Serial: disk.Serial,
+		ReadError: "report", WriteError: "report",
 	}
 }

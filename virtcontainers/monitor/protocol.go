@@ -68,7 +68,7 @@ type Request struct {
 
 	Sandbox *SandboxConfig `json:"sandbox,omitempty"` // OpSandbox
 	Spec    []byte         `json:"spec,omitempty"`    // OpCreate, OpExec, OpUpdate: JSON for the guest
-	Root    *Layers        `json:"root,omitempty"`    // OpCreate
+	Image   *Image         `json:"image,omitempty"`   // OpCreate, where the rootfs is not shared
 	Disks   []disk.Disk    `json:"disks,omitempty"`   // OpCreate: block devices, each with a Node
 	Stdio   Stdio          `json:"stdio,omitzero"`    // OpCreate, OpExec
 	Stream  string         `json:"stream,omitempty"`  // OpStream: api.Kind
@@ -84,13 +84,19 @@ type Request struct {
 	OOMFile string `json:"oomFile,omitempty"`
 }
 
-// Layers is a rootfs that is made of image files, where it is not shared.
-type Layers struct {
-	// Lower are paths of files with an erofs, the lowest first. They are only
+// Image is what a container made from an image has, where others have a
+// rootfs that is shared.
+type Image struct {
+	// Layers are paths of files with an erofs, the lowest first. They are only
 	// read, by any number of containers at a time.
-	Lower []string `json:"lower"`
+	Layers []string `json:"layers"`
 	// Upper is the path of a file with an ext4, the container's own.
 	Upper string `json:"upper"`
+	// Files are the texts of hostname, hosts and resolv.conf, by that name.
+	Files map[string][]byte `json:"files,omitempty"`
+	// User is who the process is: user or user:group, each a name in the rootfs
+	// or a number. "" leaves it to the specification.
+	User string `json:"user,omitempty"`
 }
 
 // SandboxConfig is all that a new monitor needs to know.

@@ -37,8 +37,8 @@ type Config struct {
 	Exec bool `json:"exec,omitempty"`
 	// Share is what a container's shim serves; nil where that is nothing.
 	Share *share.Config `json:"share,omitempty"`
-	// Root is a container's rootfs where it is not shared.
-	Root *monitor.Layers `json:"root,omitempty"`
+	// Image is what a container's rootfs is made of where it is not shared.
+	Image *monitor.Image `json:"image,omitempty"`
 	// Disks are the block devices that a container gets.
 	Disks []disk.Disk `json:"disks,omitempty"`
 	// ShareSocket is the name that the file server's socket has in SandboxDir
@@ -109,7 +109,7 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	var server *share.Server
 	var socket *os.File
 	if !cfg.Exec {
-		req.Op, req.Root, req.Disks, req.OOMFile = monitor.OpCreate, cfg.Root, cfg.Disks, cfg.OOMFile
+		req.Op, req.Image, req.Disks, req.OOMFile = monitor.OpCreate, cfg.Image, cfg.Disks, cfg.OOMFile
 	}
 	if cfg.Loopback {
 		if err := loopbackUp(); err != nil {

@@ -29,9 +29,9 @@ func (c *container) plugDisks(ctx context.Context, m *Machine, req *monitor.Requ
 		disks = append(disks, hypervisor.Disk{File: f, Serial: serial, ReadOnly: d.ReadOnly, Volatile: d.Volatile})
 		return serial, nil
 	}
-	if req.Root != nil {
-		guest.Root = &api.LayeredRoot{}
-		for _, path := range req.Root.Lower {
+	if img := req.Image; img != nil {
+		guest.Root, guest.Files, guest.User = &api.LayeredRoot{}, img.Files, img.User
+		for _, path := range img.Layers {
 			serial, err := open(disk.Disk{Image: path, ReadOnly: true})
 			if err != nil {
 				return fmt.Errorf("layer of the image: %w", err)
@@ -39,7 +39,7 @@ func (c *container) plugDisks(ctx context.Context, m *Machine, req *monitor.Requ
 			guest.Root.Layers = append(guest.Root.Layers, serial)
 		}
 		var err error
-		if guest.Root.Upper, err = open(disk.Disk{Image: req.Root.Upper, Volatile: true}); err != nil {
+		if guest.Root.Upper, err = open(disk.Disk{Image: img.Upper, Volatile: true}); err != nil {
 			return fmt.Errorf("the container's own layer: %w", err)
 		}
 	}

@@ -169,7 +169,7 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 		return
 	}
 	defer s.remove(c)
-	if share == nil && req.Root == nil {
+	if share == nil && req.Image == nil {
 		reply(conn, errors.New("create: the file server's socket did not come along"))
 		return
 	}
