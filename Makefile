@@ -22,7 +22,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all build agent guest debian deps unit integration test check demo bench install clean distclean help FORCE
+.PHONY: all build agent guest debian deps unit fault integration test check demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -63,6 +63,10 @@ build/debian/etc/debian_version:
 unit: ## unit tests, with the race detector; no root, no virtual machine
 	$(GO) test -race $(UNIT_TESTS)
 
+fault: build guest ## every failpoint with every fault: 20 minutes (needs root and `make deps`)
+	$(GO) test ./state/failpoint -tags failpoints
+	VC_FAULTS=all $(GO) test -count=1 -v -timeout 3h ./tests/fault
+
 integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
 	VC_TEST_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
 
@@ -77,6 +81,7 @@ check: $(AGENT) ## format, vet, staticcheck, import directions, a static agent
 	@unformatted=$$(gofmt -l .); \
 		[ -z "$$unformatted" ] || { echo "gofmt these:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags failpoints ./state/failpoint ./virtcontainers/... ./cmd/...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -count=1 ./hack/imports
 	$(GO) run ./agent/guestimage/mkguest -check-static -agent $(AGENT)

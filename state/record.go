@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // maxRecord bounds a record, in bytes. The largest part of one is the OCI
@@ -45,12 +47,21 @@ func writeRecord(dir *os.File, name string, v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(body)
+	err = failpoint.Here(failpoint.StateWrite)
+	if err == nil {
+		_, err = f.Write(body)
+	}
+	if err == nil {
+		err = failpoint.Here(failpoint.StateSync)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil {
+		err = failpoint.Here(failpoint.StateRename)
 	}
 	if err == nil {
 		if err = unix.Renameat(int(dir.Fd()), tmp, int(dir.Fd()), name); err != nil {
@@ -59,6 +70,9 @@ func writeRecord(dir *os.File, name string, v any) error {
 	}
 	if err != nil {
 		return errors.Join(err, unlink(dir, tmp, 0))
+	}
+	if err := failpoint.Here(failpoint.StateSyncFolder); err != nil {
+		return err
 	}
 	return dir.Sync()
 }

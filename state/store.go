@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // The folders of a store.
@@ -87,6 +89,9 @@ func (s *Store) makeDir(kind, id string) (dir *os.File, fresh bool, err error) {
 		return nil, false, err
 	}
 	defer parent.Close()
+	if err := failpoint.Here(failpoint.StateFolder); err != nil {
+		return nil, false, err
+	}
 	switch err := unix.Mkdirat(int(parent.Fd()), id, 0o700); {
 	case err == nil:
 		fresh = true
@@ -172,6 +177,9 @@ func (s *Store) remove(kind, id, record string, known func(fs.DirEntry) bool) er
 
 // unlink removes one name from a folder; a missing one is no error.
 func unlink(dir *os.File, name string, flags int) error {
+	if err := failpoint.Here(failpoint.StateRemove); err != nil {
+		return err
+	}
 	err := unix.Unlinkat(int(dir.Fd()), name, flags)
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return &os.PathError{Op: "remove", Path: filepath.Join(dir.Name(), name), Err: err}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // cleanup is a stack of how to undo what has been done.
@@ -26,7 +28,7 @@ func (c *cleanup) run() error {
 	for len(c.steps) > 0 {
 		step := c.steps[len(c.steps)-1]
 		c.steps = c.steps[:len(c.steps)-1]
-		errs = append(errs, step(ctx))
+		errs = append(errs, failpoint.Here(failpoint.CreateUndo), step(ctx))
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
@@ -46,6 +47,9 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CreateTimeout.Std())
 	defer cancel()
+	if err := failpoint.Here(failpoint.CreateLock); err != nil {
+		return nil, err
+	}
 	span = trace.Begin(ctx, trace.Phase, "lock")
 	lock, err := r.Store.Lock(ctx, o.ID)
 	span.End()
@@ -184,6 +188,9 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if spec.Linux != nil {
 		rec.CgroupsPath = spec.Linux.CgroupsPath
 	}
+	if err := failpoint.Here(failpoint.CreateRecord); err != nil {
+		return nil, err
+	}
 	if err := r.Store.SaveContainer(rec); err != nil {
 		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
 	}
@@ -208,23 +215,35 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if rec.Shim, err = state.FindProcess(proc.Pid); err != nil {
 		return nil, fmt.Errorf("the container's shim has died: %w", err)
 	}
+	if err := failpoint.Here(failpoint.CreateHooks); err != nil {
+		return nil, err
+	}
 	span = trace.Begin(ctx, trace.Phase, "hooks")
 	err = r.runCreateHooks(ctx, rec)
 	span.End()
 	if err != nil {
 		return nil, err
 	}
+	if err := failpoint.Here(failpoint.CreateRecordCreated); err != nil {
+		return nil, err
+	}
 	rec.Status = lifecycle.Created
 	if err := r.Store.SaveContainer(rec); err != nil {
 		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
 	}
+	if err := failpoint.Here(failpoint.CreateClaim); err != nil {
+		return nil, err
+	}
 	if _, err := claim.Call(ctx, &monitor.Request{Op: monitor.OpClaimed, Container: p.ID}, nil); err != nil {
 		return nil, fmt.Errorf("claim container %s: %w", p.ID, err)
+	}
+	if err := failpoint.Here(failpoint.CreatePidFile); err != nil {
+		return nil, err
 	}
 	if err := writePidFile(p.PidFile, proc.Pid); err != nil {
 		return nil, err
 	}
-	return proc, nil
+	return proc, failpoint.Here(failpoint.CreateDone)
 }
 
 // claimSandbox starts the container's sandbox, or joins its pod's, and claims
@@ -247,6 +266,9 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) (*mo
 }
 
 func (r *Runtime) joinSandbox(ctx context.Context, sandbox, id string) (*monitor.Conn, error) {
+	if err := failpoint.Here(failpoint.CreateJoin); err != nil {
+		return nil, err
+	}
 	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))
 	if err != nil {
 		return nil, err
@@ -280,6 +302,9 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if size := spec.Process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
+	if err := failpoint.Here(failpoint.CreateSpawnShim); err != nil {
+		return nil, err
+	}
 	proc, conn, err := r.startShim(ctx, shimStart{stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
 	if err != nil {
 		return nil, err
@@ -287,6 +312,9 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	defer conn.Close()
 	undo.push(func(ctx context.Context) error { return endChild(ctx, proc) })
 	if err := p.place.enter(ctx, proc.Pid); err != nil {
+		return nil, err
+	}
+	if err := failpoint.Here(failpoint.CreateBriefShim); err != nil {
 		return nil, err
 	}
 	rep, err := r.briefShim(ctx, conn, cfg, p.ConsoleSocket)
@@ -310,6 +338,9 @@ func shimStdio(consoleSocket string, stdin, stdout, stderr *os.File) [3]*os.File
 func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.Config, consoleSocket string) (*monitor.Reply, error) {
 	var console *os.File
 	if consoleSocket != "" {
+		if err := failpoint.Here(failpoint.CreateConsole); err != nil {
+			return nil, err
+		}
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: consoleSocket})
 		if err != nil {
 			return nil, fmt.Errorf("console socket: %w", err)
@@ -324,6 +355,9 @@ func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.C
 	cfg.Trace = trace.From(ctx).Path()
 	if err := conn.Send(cfg, console); err != nil {
 		return nil, fmt.Errorf("the shim has died: %w", err)
+	}
+	if err := failpoint.Here(failpoint.CreateAwaitShim); err != nil {
+		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()

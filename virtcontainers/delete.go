@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 )
@@ -22,6 +23,9 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
+	if err := failpoint.Here(failpoint.DeleteLock); err != nil {
+		return err
+	}
 	lock, err := r.Store.Lock(ctx, id)
 	if err != nil {
 		return err
@@ -43,6 +47,9 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 		return state.ErrNotExist
 	}
 	if ok && st != lifecycle.Stopped && st != lifecycle.Creating {
+		if err := failpoint.Here(failpoint.DeleteStop); err != nil {
+			return err
+		}
 		if err := r.stopNow(ctx, rec); err != nil {
 			return err
 		}
@@ -51,7 +58,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 		return err
 	}
 	// The container is gone, whatever its poststop hooks say.
-	if err := r.runHooks(ctx, rec, hooks.Poststop, lifecycle.Stopped); err != nil {
+	if err := errors.Join(failpoint.Here(failpoint.DeleteHooks), r.runHooks(ctx, rec, hooks.Poststop, lifecycle.Stopped)); err != nil {
 		r.Log.WithField("container", id).Error(err)
 	}
 	return nil
@@ -73,13 +80,13 @@ func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) erro
 // clean ends what still lives of a container and removes its traces, the
 // record last: while that is there, somebody knows what to clean.
 func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
-	errs := []error{rec.Shim.Kill(ctx)}
+	errs := []error{failpoint.Here(failpoint.DeleteShim), rec.Shim.Kill(ctx)}
 	if last, err := r.lastOf(rec); err != nil {
 		errs = append(errs, err)
 	} else if last {
 		errs = append(errs, r.endSandbox(ctx, rec.Sandbox))
 	}
-	errs = append(errs, r.leavePlace(ctx, rec))
+	errs = append(errs, failpoint.Here(failpoint.DeleteCgroup), r.leavePlace(ctx, rec), failpoint.Here(failpoint.DeleteRecord))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("clean up container %s: %w", rec.ID, err)
 	}
@@ -106,6 +113,9 @@ func (r *Runtime) lastOf(rec *state.Container) (bool, error) {
 // endSandbox waits for the end of a sandbox that nobody needs any more, ends
 // it by force where that takes too long, and removes its folder.
 func (r *Runtime) endSandbox(ctx context.Context, id string) error {
+	if err := failpoint.Here(failpoint.DeleteSandbox); err != nil {
+		return err
+	}
 	sb, err := r.Store.Sandbox(id)
 	if err == nil {
 		wait, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())
@@ -119,6 +129,9 @@ func (r *Runtime) endSandbox(ctx context.Context, id string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("end sandbox %s: %w", id, err)
+	}
+	if err := failpoint.Here(failpoint.DeleteFolder); err != nil {
+		return err
 	}
 	return r.Store.RemoveSandbox(id)
 }

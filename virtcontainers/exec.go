@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
@@ -69,6 +70,9 @@ func (r *Runtime) execForeground(ctx context.Context, rec *state.Container, o Ex
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	defer signal.Stop(signals)
+	if err := failpoint.Here(failpoint.ExecForeground); err != nil {
+		return 255, err
+	}
 	call, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
 	s, _, err := shim.Begin(call, r.Store.SandboxDir(rec.Sandbox), &monitor.Request{
@@ -107,6 +111,9 @@ func (r *Runtime) execForeground(ctx context.Context, rec *state.Container, o Ex
 func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o ExecOptions, guest []byte, process *specs.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
+	if err := failpoint.Here(failpoint.ExecSpawnShim); err != nil {
+		return err
+	}
 	proc, conn, err := r.startShim(ctx, shimStart{stdio: shimStdio(o.ConsoleSocket, o.Stdin, o.Stdout, o.Stderr)})
 	if err != nil {
 		return err
@@ -124,9 +131,16 @@ func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o Exec
 	if err := r.joinPlace(ctx, rec, proc.Pid); err != nil {
 		return errors.Join(err, endChild(ctx, proc))
 	}
-	rep, err := r.briefShim(ctx, conn, cfg, o.ConsoleSocket)
+	err = failpoint.Here(failpoint.ExecBriefShim)
+	var rep *monitor.Reply
+	if err == nil {
+		rep, err = r.briefShim(ctx, conn, cfg, o.ConsoleSocket)
+	}
 	if err == nil {
 		r.notice(rep.Notices)
+		err = failpoint.Here(failpoint.ExecPidFile)
+	}
+	if err == nil {
 		err = writePidFile(o.PidFile, proc.Pid)
 	}
 	if err != nil {

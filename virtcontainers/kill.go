@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
@@ -78,6 +79,9 @@ func (r *Runtime) stop(ctx context.Context, rec *state.Container) error {
 // stopNow is StopContainer with KILL. It needs no answer: not of the guest,
 // which the monitor gives a deadline, and not of the monitor.
 func (r *Runtime) stopNow(ctx context.Context, rec *state.Container) error {
+	if err := failpoint.Here(failpoint.KillAsk); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, r.stopTimeout())
 	defer cancel()
 	_, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStop, Signal: int(unix.SIGKILL)})
@@ -98,6 +102,9 @@ func (r *Runtime) stopTimeout() time.Duration {
 
 // awaitRelease returns when the shim, and with it the file server, is gone.
 func (r *Runtime) awaitRelease(rec *state.Container) error {
+	if err := failpoint.Here(failpoint.KillRelease); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.stopTimeout())
 	defer cancel()
 	if err := rec.Shim.Wait(ctx); err == nil {
@@ -110,6 +117,9 @@ func (r *Runtime) awaitRelease(rec *state.Container) error {
 // goes too, and with it the VM, where the container has that to itself or
 // where the monitor has died.
 func (r *Runtime) force(rec *state.Container) error {
+	if err := failpoint.Here(failpoint.KillForce); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 	defer cancel()
 	errs := []error{rec.Shim.Kill(ctx)}
@@ -125,6 +135,9 @@ func (r *Runtime) force(rec *state.Container) error {
 // killSandbox ends the processes of a sandbox: first the monitor, which would
 // take the VM's end for news.
 func (r *Runtime) killSandbox(ctx context.Context, id string) error {
+	if err := failpoint.Here(failpoint.KillSandbox); err != nil {
+		return err
+	}
 	sb, err := r.Store.Sandbox(id)
 	if errors.Is(err, state.ErrNotExist) {
 		return nil

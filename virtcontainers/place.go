@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 )
 
@@ -39,6 +40,9 @@ func (r *Runtime) newPlace(rec *state.Container, undo *cleanup) (*place, error) 
 }
 
 func (p *place) record() (err error) {
+	if err := failpoint.Here(failpoint.CreateRecordCgroup); err != nil {
+		return err
+	}
 	if p.rec.Cgroup, err = json.Marshal(p.cg); err != nil {
 		return fmt.Errorf("encode cgroup: %w", err)
 	}
@@ -48,6 +52,9 @@ func (p *place) record() (err error) {
 // enter moves a process into the cgroup, which is made for the first one. What
 // that starts later is in there too.
 func (p *place) enter(ctx context.Context, pid int) error {
+	if err := failpoint.Here(failpoint.CreateEnterCgroup); err != nil {
+		return err
+	}
 	switch {
 	case p.cg == nil:
 		return nil
@@ -80,6 +87,9 @@ func (r *Runtime) leavePlace(ctx context.Context, rec *state.Container) error {
 
 // joinPlace moves a process into the cgroup of a container that exists.
 func (r *Runtime) joinPlace(ctx context.Context, rec *state.Container, pid int) error {
+	if err := failpoint.Here(failpoint.ExecCgroup); err != nil {
+		return err
+	}
 	if rec.Cgroup == nil {
 		return nil
 	}

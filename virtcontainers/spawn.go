@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -25,11 +26,17 @@ const (
 // spawnMonitor starts a sandbox's monitor, which boots the VM at once. The
 // connection is the claim on p's container.
 func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, error) {
+	if err := failpoint.Here(failpoint.CreateSandboxFolder); err != nil {
+		return nil, err
+	}
 	dir, err := r.Store.MakeSandboxDir(p.sandbox)
 	if err != nil {
 		return nil, fmt.Errorf("make sandbox %s: %w", p.sandbox, err)
 	}
 	// The socket is there before the monitor is: connections wait for it.
+	if err := failpoint.Here(failpoint.CreateSocket); err != nil {
+		return nil, err
+	}
 	l, err := monitor.Listen(dir, monitor.SocketName)
 	if err != nil {
 		return nil, err
@@ -45,6 +52,10 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 		return nil, err
 	}
 	defer child.Close()
+	if err := failpoint.Here(failpoint.CreateSpawnMonitor); err != nil {
+		conn.Close()
+		return nil, err
+	}
 	span := trace.Begin(ctx, trace.Spawn, "start the monitor")
 	proc, err := r.spawn(spawnOptions{
 		args: []string{MonitorCommand}, files: []*os.File{nil, nil, nil, child, lf},
@@ -57,10 +68,16 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	}
 	monitorProcess, err := state.FindProcess(proc.Pid)
 	if err == nil {
+		err = failpoint.Here(failpoint.CreateRecordSandbox)
+	}
+	if err == nil {
 		err = r.recordSandbox(p.sandbox, monitorProcess)
 	}
 	if err == nil {
 		err = p.place.enter(ctx, proc.Pid) // before it starts anything
+	}
+	if err == nil {
+		err = failpoint.Here(failpoint.CreateBriefMonitor)
 	}
 	if err == nil {
 		err = conn.Send(&monitor.Request{
@@ -140,7 +157,7 @@ func (r *Runtime) spawn(o spawnOptions) (*os.Process, error) {
 			files[i] = null
 		}
 	}
-	attr := &os.ProcAttr{Dir: "/", Env: []string{}, Files: files, Sys: o.sys}
+	attr := &os.ProcAttr{Dir: "/", Env: failpoint.Environ(), Files: files, Sys: o.sys}
 	argv := append([]string{"vc-runtime"}, o.args...)
 	if o.netns == "" {
 		return os.StartProcess(r.Exe, argv, attr)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
@@ -18,6 +19,9 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
+	if err := failpoint.Here(failpoint.StartLock); err != nil {
+		return err
+	}
 	lock, err := r.Store.Lock(ctx, id)
 	if err != nil {
 		return err
@@ -27,16 +31,25 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if err := failpoint.Here(failpoint.StartAsk); err != nil {
+		return err
+	}
 	if _, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStart}); err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
+	if err := failpoint.Here(failpoint.StartRecord); err != nil {
+		return err
+	}
 	if err := r.setStatus(rec, lifecycle.Running); err != nil {
+		return err
+	}
+	if err := failpoint.Here(failpoint.StartHooks); err != nil {
 		return err
 	}
 	if err := r.runHooks(ctx, rec, hooks.Poststart, lifecycle.Running); err != nil {
 		return errors.Join(err, r.stopNow(context.WithoutCancel(ctx), rec))
 	}
-	return nil
+	return failpoint.Here(failpoint.StartDone)
 }
 
 // Pause freezes all processes of a container.

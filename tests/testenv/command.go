@@ -31,9 +31,11 @@ type Command struct {
 	Stdin io.Reader
 	// Null makes stdin, stdout and stderr /dev/null, for a program whose
 	// children live on with its stdio.
-	Null  bool
-	Limit time.Duration // 0 is DefaultTimeout
-	Sys   *syscall.SysProcAttr
+	Null bool
+	// Output is the same, with a file that stdout and stderr are appended to.
+	Output string
+	Limit  time.Duration // 0 is DefaultTimeout
+	Sys    *syscall.SysProcAttr
 	// Started, if set, is called with the pid while the program runs.
 	Started func(pid int)
 }
@@ -95,6 +97,14 @@ func (s *Suite) Exec(c Command) (*Result, error) {
 		}
 		defer null.Close()
 		files = []*os.File{null, null, null}
+	}
+	if c.Output != "" {
+		f, err := os.OpenFile(c.Output, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		files[1], files[2] = f, f
 	}
 	begin := time.Now()
 	pid, err := s.reaper.start(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{

@@ -21,6 +21,8 @@ type Env struct {
 	Dir    string // the test's folder
 	Root   string // the runtime's --root
 	Config string // the runtime's --config
+	// Vars are further environment variables of the runtime, "NAME=value".
+	Vars []string
 }
 
 // New makes the surroundings of a test. All that it starts, mounts and opens
@@ -86,7 +88,7 @@ func (e *Env) Path(name string) string { return filepath.Join(e.Dir, name) }
 // environ is what podman leaves in the environment of the runtime, and a
 // folder for temporary files that is checked to be empty at the end.
 func (e *Env) environ() []string {
-	return []string{"XDG_RUNTIME_DIR=", "TMPDIR=" + e.Suite.tmp()}
+	return append([]string{"XDG_RUNTIME_DIR=", "TMPDIR=" + e.Suite.tmp()}, e.Vars...)
 }
 
 // Globals are the flags in front of the command.

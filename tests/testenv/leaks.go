@@ -169,6 +169,9 @@ func processes() []process {
 	return all
 }
 
+// Tree names all processes of the suite, for a failure's sake.
+func Tree() string { return fmt.Sprint(processes()) }
+
 func readProcess(pid int) (process, bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')

@@ -66,6 +66,11 @@ func (s *Suite) linkBusybox() error {
 
 // buildProbe builds the guest's end of those tests that a shell cannot do.
 func (s *Suite) buildProbe() error {
+	return s.Build(filepath.Join(s.Base, "bin", "probe"), "./tests/testenv/probe", "-ldflags=-s -w")
+}
+
+// Build builds a program of this module.
+func (s *Suite) Build(to, pkg string, flags ...string) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
@@ -74,18 +79,16 @@ func (s *Suite) buildProbe() error {
 	if err != nil {
 		return err
 	}
+	args := append([]string{"build", "-C", root, "-o", to}, flags...)
 	res, err := s.Exec(Command{
 		Path: gobin, Limit: 5 * time.Minute, Env: append(os.Environ(), "CGO_ENABLED=0"),
-		Args: []string{
-			"build", "-C", root, "-ldflags=-s -w",
-			"-o", filepath.Join(s.Base, "bin", "probe"), "./tests/testenv/probe",
-		},
+		Args: append(args, pkg),
 	})
 	if err != nil {
 		return err
 	}
 	if res.Code != 0 {
-		return fmt.Errorf("build the probe: %s", res)
+		return fmt.Errorf("build %s: %s", pkg, res)
 	}
 	return nil
 }

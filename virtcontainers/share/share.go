@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -61,6 +62,9 @@ type Server struct {
 // Start starts the file server. dir is the sandbox's folder: it lends its
 // name to the staging mount and, for a moment, to a socket called name.
 func Start(ctx context.Context, cfg *Config, dir, name string) (*Server, error) {
+	if err := failpoint.Here(failpoint.ShimSocket); err != nil {
+		return nil, err
+	}
 	l, err := monitor.Listen(dir, name)
 	if err != nil {
 		return nil, err
@@ -116,6 +120,10 @@ func (s *Server) spawn(ctx context.Context, cfg *Config, dir string, l *net.Unix
 		err := stage(cfg, dir)
 		span.End()
 		if err != nil {
+			started <- err
+			return
+		}
+		if err := failpoint.Here(failpoint.ShimSpawnServer); err != nil {
 			started <- err
 			return
 		}
@@ -208,6 +216,9 @@ func stage(cfg *Config, dir string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("make the mount namespace a slave: %w", err)
 	}
+	if err := failpoint.Here(failpoint.ShimMount); err != nil {
+		return err
+	}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "size=1m,mode=0755"); err != nil {
 		return fmt.Errorf("mount staging tmpfs: %w", err)
 	}
@@ -237,6 +248,9 @@ func openTree(b Bind) (int, error) {
 	if b.Recursive {
 		flags |= unix.AT_RECURSIVE
 	}
+	if err := failpoint.Here(failpoint.ShimOpenTree); err != nil {
+		return -1, err
+	}
 	fd, err := unix.OpenTree(unix.AT_FDCWD, b.Source, flags)
 	if err != nil {
 		return -1, fmt.Errorf("share %s: %w", b.Source, err)
@@ -262,6 +276,9 @@ func openTree(b Bind) (int, error) {
 
 // attach puts a detached mount at target, in the staging folder.
 func attach(fd int, target string) error {
+	if err := failpoint.Here(failpoint.ShimAttach); err != nil {
+		return err
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("share: stat: %w", err)

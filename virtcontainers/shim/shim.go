@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
@@ -92,6 +93,9 @@ func Main() int {
 		}
 	}
 	s, rep, err := begin(ctx, &cfg, console)
+	if err == nil {
+		err = failpoint.Here(failpoint.ShimReport)
+	}
 	if err != nil {
 		parent.Send(&monitor.Reply{Failure: monitor.FailureOf(err)}, nil)
 		return 1
@@ -104,6 +108,9 @@ func Main() int {
 
 // begin makes the container, or the exec'd process, and connects its streams.
 func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error) {
+	if err := failpoint.Here(failpoint.ShimBegin); err != nil {
+		return nil, nil, err
+	}
 	stdio := StdioOf(cfg.Terminal, os.Stdin, os.Stdout, os.Stderr)
 	req := &monitor.Request{Op: monitor.OpExec, Container: cfg.Container, Spec: cfg.Spec, Stdio: stdio}
 	var server *share.Server
@@ -112,6 +119,9 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 		req.Op, req.Image, req.Disks, req.OOMFile = monitor.OpCreate, cfg.Image, cfg.Disks, cfg.OOMFile
 	}
 	if cfg.Loopback {
+		if err := failpoint.Here(failpoint.ShimLoopback); err != nil {
+			return nil, nil, err
+		}
 		if err := loopbackUp(); err != nil {
 			return nil, nil, err
 		}
@@ -125,6 +135,9 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	}
 	call, cancel := context.WithTimeout(ctx, cfg.CreateTimeout)
 	defer cancel()
+	if err := failpoint.Here(failpoint.ShimCreate); err != nil {
+		return nil, nil, err
+	}
 	s, rep, err := Begin(call, cfg.SandboxDir, req, socket, server)
 	if server != nil {
 		server.Socket.Close() // the VM has its own by now
@@ -136,12 +149,18 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	term := Terminal{Width: cfg.Width, Height: cfg.Height}
 	if cfg.Terminal {
 		if consoleSocket != nil {
+			if err := failpoint.Here(failpoint.ShimConsole); err != nil {
+				return nil, nil, err
+			}
 			if term.File, err = sendConsole(consoleSocket, cfg.Width, cfg.Height); err != nil {
 				return nil, nil, err
 			}
 		} else {
 			term.File = os.Stdin
 		}
+	}
+	if err := failpoint.Here(failpoint.ShimStreams); err != nil {
+		return nil, nil, err
 	}
 	span := trace.Begin(ctx, trace.Phase, "connect the streams")
 	err = s.Connect(os.Stdin, os.Stdout, os.Stderr, term)
@@ -155,6 +174,9 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 // run passes signals on until the process has ended, and gives its code.
 func (s *Session) run(signals <-chan os.Signal) int {
 	code, err := s.Wait(signals)
+	if err == nil {
+		err = failpoint.Here(failpoint.ShimExit)
+	}
 	if err != nil && !errors.Is(err, monitor.ErrGone) {
 		return exitGone
 	}

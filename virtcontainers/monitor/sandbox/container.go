@@ -15,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -96,11 +97,17 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	c.mu.Lock()
 	c.inGuest = true
 	c.mu.Unlock()
+	if err := failpoint.Here(failpoint.MonitorCreate); err != nil {
+		return c.failed("create the container in the guest", err)
+	}
 	if _, err = m.Guest.CreateContainer(ctx, guest); err != nil {
 		return c.failed("create the container in the guest", err)
 	}
 	c.init.watch()
 	go c.watchOOM() // ends with the process
+	if err := failpoint.Here(failpoint.MonitorNetwork); err != nil {
+		return err
+	}
 	return c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs)
 }
 
@@ -109,6 +116,9 @@ func (c *container) plugShare(ctx context.Context, m *Machine, share *os.File) (
 	tag := c.id
 	if len(tag) > maxTag {
 		tag = "c" + strconv.Itoa(c.shim.Pid)
+	}
+	if err := failpoint.Here(failpoint.MonitorPlug); err != nil {
+		return "", err
 	}
 	dev, err := m.VM.PlugShare(ctx, tag, share)
 	if err != nil {
@@ -200,6 +210,9 @@ func (c *container) supervise(ctx context.Context) {
 	exit := c.init.exit
 	exit.Killed = c.isKilled()
 	c.log.WithField("code", exit.Code).Info("the container has ended")
+	if err := failpoint.Here(failpoint.MonitorExit); err != nil {
+		c.log.WithError(err).Error("tell the exit code")
+	}
 	c.init.conn.Send(&monitor.Reply{Exit: &exit}, nil)
 	step("wait for the shim", c.waitShim)
 	close(c.released)
@@ -273,11 +286,15 @@ func (c *container) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
 	if inGuest {
-		if _, err := c.s.machine.Guest.RemoveContainer(ctx, &api.ContainerRequest{Container: c.id}); err != nil {
+		err := failpoint.Here(failpoint.MonitorRemove)
+		if err == nil {
+			_, err = c.s.machine.Guest.RemoveContainer(ctx, &api.ContainerRequest{Container: c.id})
+		}
+		if err != nil {
 			c.log.WithError(err).Warn("remove the container in the guest")
 		}
 	}
-	if err := unplug(ctx, c.takeDevices()); err != nil {
+	if err := errors.Join(failpoint.Here(failpoint.MonitorUnplug), unplug(ctx, c.takeDevices())); err != nil {
 		c.log.WithError(err).Warn("unplug the container's devices")
 	}
 }
@@ -311,6 +328,9 @@ func (c *container) start(ctx context.Context) error {
 	if err := c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs); err != nil {
 		return err
 	}
+	if err := failpoint.Here(failpoint.MonitorStart); err != nil {
+		return err
+	}
 	if _, err := m.Guest.StartContainer(ctx, &api.ContainerRequest{Container: c.id}); err != nil {
 		return err
 	}
@@ -324,6 +344,9 @@ func (c *container) start(ctx context.Context) error {
 func (c *container) signal(ctx context.Context, process string, sig unix.Signal, all bool) error {
 	m, err := c.s.ready(ctx)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Here(failpoint.MonitorSignal); err != nil {
 		return err
 	}
 	_, err = m.Guest.SignalProcess(ctx, &api.SignalProcessRequest{
@@ -412,11 +435,11 @@ func (s *Sandbox) killVM() {
 	if s.booting() || s.machine == nil {
 		return // the boot notices that the sandbox is idle
 	}
-	if err := s.machine.VM.Kill(); err != nil {
+	if err := errors.Join(failpoint.Here(failpoint.MonitorKillVM), s.machine.VM.Kill()); err != nil {
 		s.log.WithError(err).Error("kill the VM")
 	}
 	// Now, and not before: a QEMU that loses its tap spins.
-	if err := s.net.close(); err != nil {
+	if err := errors.Join(failpoint.Here(failpoint.MonitorCloseNetwork), s.net.close()); err != nil {
 		s.log.WithError(err).Error("leave the network")
 	}
 }

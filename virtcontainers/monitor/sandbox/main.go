@@ -14,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -65,6 +66,9 @@ func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error 
 	logrus.SetOutput(io.Discard)
 	log := logger.WithField("sandbox", cfg.ID)
 
+	if err := failpoint.Here(failpoint.MonitorLock); err != nil {
+		return err
+	}
 	held, err := store.HoldSandbox(cfg.ID)
 	if err != nil {
 		log.WithError(err).Error("hold the sandbox's lock")

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -200,6 +201,9 @@ func (c *container) exec(ctx context.Context, conn *monitor.Conn, req *monitor.R
 	ctx, cancel := context.WithTimeout(ctx, c.s.cfg.Config.Runtime.CallTimeout.Std())
 	defer cancel()
 	m, err := c.s.ready(ctx)
+	if err == nil {
+		err = failpoint.Here(failpoint.MonitorExec)
+	}
 	if err == nil {
 		_, err = m.Guest.ExecProcess(ctx, &api.ExecProcessRequest{
 			Container: c.id, Process: p.id, Spec: req.Spec, Stdio: guestStdio(req.Stdio),

@@ -22,6 +22,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -122,7 +123,9 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	}()
 	go s.accept(l)
 	span := trace.Begin(bootCtx, trace.Phase, "boot")
-	s.machine, s.bootErr = boot(bootCtx, s.cfg, s.recordVM)
+	if s.bootErr = failpoint.Here(failpoint.MonitorBoot); s.bootErr == nil {
+		s.machine, s.bootErr = boot(bootCtx, s.cfg, s.recordVM)
+	}
 	span.End()
 	close(s.booted)
 	if s.bootErr != nil {
@@ -138,7 +141,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	}
 	err = errors.Join(err, s.net.close())
 	s.finishRequests(2 * time.Second)
-	return err
+	return errors.Join(err, failpoint.Here(failpoint.MonitorEnd))
 }
 
 // finishRequests lets the last answers get out.
@@ -155,6 +158,9 @@ func (s *Sandbox) finishRequests(limit time.Duration) {
 // recordVM writes down which process is the VM, so that others can see that
 // it is dead, and end it should this monitor fail to.
 func (s *Sandbox) recordVM(vm hypervisor.VM) error {
+	if err := failpoint.Here(failpoint.MonitorRecordVM); err != nil {
+		return err
+	}
 	rec, err := s.store.Sandbox(s.cfg.ID)
 	if err != nil {
 		return fmt.Errorf("record the VM: %w", err)

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -85,7 +87,7 @@ func (s *Sandbox) serveClaim(conn *monitor.Conn, id string) {
 	c, missing := s.container(id)
 	switch {
 	case err == nil && req.Op == monitor.OpClaimed:
-		reply(conn, missing)
+		reply(conn, errors.Join(missing, failpoint.Here(failpoint.MonitorClaimed)))
 	case missing == nil:
 		c.log.Info("nobody claimed the container: ending it")
 		c.kill()
@@ -147,7 +149,10 @@ func (s *Sandbox) serveStream(ctx context.Context, conn *monitor.Conn, req *moni
 	kind := api.Kind(req.Stream)
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.CallTimeout.Std())
 	span := trace.Begin(ctx, trace.Phase, "open "+req.Stream)
-	guest, err := s.machine.Guest.OpenStream(ctx, kind, c.id, req.Process)
+	var guest net.Conn
+	if err = failpoint.Here(failpoint.MonitorStream); err == nil {
+		guest, err = s.machine.Guest.OpenStream(ctx, kind, c.id, req.Process)
+	}
 	span.End()
 	cancel()
 	if !reply(conn, err) || err != nil {
@@ -188,6 +193,9 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 	span := trace.Begin(ctx, trace.Phase, "create")
 	err = c.create(creating, req, share)
 	span.End()
+	if err == nil {
+		err = failpoint.Here(failpoint.MonitorCreated)
+	}
 	if err != nil {
 		reply(conn, err)
 		c.undoCreate()

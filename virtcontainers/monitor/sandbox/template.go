@@ -14,6 +14,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
 	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 )
@@ -195,6 +196,9 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	if err != nil {
 		return nil, err
 	}
+	if err := failpoint.Here(failpoint.MonitorSpawnVM); err != nil {
+		return nil, err
+	}
 	begun := trace.Now()
 	vm, err := qemu.Driver{}.Start(ctx, cfg)
 	if err != nil {
@@ -213,6 +217,11 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	}()
 	defer trace.Begin(ctx, trace.Phase, "greet the agent").End()
 	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: b.imageID, Hello: hello})
+	if err == nil {
+		if err = failpoint.Here(failpoint.MonitorBooted); err != nil {
+			guest.Close()
+		}
+	}
 	if err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}

@@ -1,0 +1,184 @@
+package failpoint
+
+// The places, in the order in which a container's life comes by them. The
+// fault tests go through Points: a place that is not in there cannot be armed.
+const (
+	CreateLock          Name = "create.lock"
+	CreateRecord        Name = "create.record"
+	CreateRecordCgroup  Name = "create.record-cgroup"
+	CreateJoin          Name = "create.join"
+	CreateSandboxFolder Name = "create.sandbox-folder"
+	CreateSocket        Name = "create.socket"
+	CreateSpawnMonitor  Name = "create.spawn-monitor"
+	CreateRecordSandbox Name = "create.record-sandbox"
+	CreateEnterCgroup   Name = "create.enter-cgroup"
+	CreateBriefMonitor  Name = "create.brief-monitor"
+	CreateSpawnShim     Name = "create.spawn-shim"
+	CreateConsole       Name = "create.console"
+	CreateBriefShim     Name = "create.brief-shim"
+	CreateAwaitShim     Name = "create.await-shim"
+	CreateHooks         Name = "create.hooks"
+	CreateRecordCreated Name = "create.record-created"
+	CreateClaim         Name = "create.claim"
+	CreatePidFile       Name = "create.pid-file"
+	CreateDone          Name = "create.done"
+	CreateUndo          Name = "create.undo"
+
+	StartLock   Name = "start.lock"
+	StartAsk    Name = "start.ask"
+	StartRecord Name = "start.record"
+	StartHooks  Name = "start.hooks"
+	StartDone   Name = "start.done"
+
+	ExecSpawnShim  Name = "exec.spawn-shim"
+	ExecCgroup     Name = "exec.cgroup"
+	ExecBriefShim  Name = "exec.brief-shim"
+	ExecPidFile    Name = "exec.pid-file"
+	ExecForeground Name = "exec.foreground"
+
+	KillAsk     Name = "kill.ask"
+	KillRelease Name = "kill.release"
+	KillForce   Name = "kill.force"
+	KillSandbox Name = "kill.sandbox"
+
+	DeleteLock    Name = "delete.lock"
+	DeleteStop    Name = "delete.stop"
+	DeleteShim    Name = "delete.shim"
+	DeleteSandbox Name = "delete.sandbox"
+	DeleteFolder  Name = "delete.folder"
+	DeleteCgroup  Name = "delete.cgroup"
+	DeleteRecord  Name = "delete.record"
+	DeleteHooks   Name = "delete.hooks"
+
+	StateFolder     Name = "state.folder"
+	StateWrite      Name = "state.write"
+	StateSync       Name = "state.sync"
+	StateRename     Name = "state.rename"
+	StateSyncFolder Name = "state.sync-folder"
+	StateRemove     Name = "state.remove"
+
+	MonitorLock         Name = "monitor.lock"
+	MonitorBoot         Name = "monitor.boot"
+	MonitorSpawnVM      Name = "monitor.spawn-vm"
+	MonitorRecordVM     Name = "monitor.record-vm"
+	MonitorBooted       Name = "monitor.booted"
+	MonitorPlug         Name = "monitor.plug"
+	MonitorCreate       Name = "monitor.create"
+	MonitorNetwork      Name = "monitor.network"
+	MonitorCreated      Name = "monitor.created"
+	MonitorStream       Name = "monitor.stream"
+	MonitorClaimed      Name = "monitor.claimed"
+	MonitorStart        Name = "monitor.start"
+	MonitorExec         Name = "monitor.exec"
+	MonitorSignal       Name = "monitor.signal"
+	MonitorRemove       Name = "monitor.remove"
+	MonitorUnplug       Name = "monitor.unplug"
+	MonitorKillVM       Name = "monitor.kill-vm"
+	MonitorCloseNetwork Name = "monitor.close-network"
+	MonitorExit         Name = "monitor.exit"
+	MonitorEnd          Name = "monitor.end"
+
+	ShimBegin       Name = "shim.begin"
+	ShimLoopback    Name = "shim.loopback"
+	ShimSocket      Name = "shim.socket"
+	ShimOpenTree    Name = "shim.open-tree"
+	ShimMount       Name = "shim.mount"
+	ShimAttach      Name = "shim.attach"
+	ShimSpawnServer Name = "shim.spawn-server"
+	ShimCreate      Name = "shim.create"
+	ShimConsole     Name = "shim.console"
+	ShimStreams     Name = "shim.streams"
+	ShimReport      Name = "shim.report"
+	ShimExit        Name = "shim.exit"
+)
+
+// Points are all places.
+var Points = []Point{
+	{CreateLock, Command, Create, "the lock of the id"},
+	{CreateRecord, Command, Create, "the first record of the container"},
+	{CreateRecordCgroup, Command, Create, "the record of the cgroup that will be made, or has been"},
+	{CreateJoin, Command, Create, "the claim on a container in a pod that exists"},
+	{CreateSandboxFolder, Command, Create, "the sandbox's folder"},
+	{CreateSocket, Command, Create, "the monitor's socket"},
+	{CreateSpawnMonitor, Command, Create, "the monitor's process"},
+	{CreateRecordSandbox, Command, Create, "the sandbox's record"},
+	{CreateEnterCgroup, Command, Create, "a process moves into the cgroup, which is made for the first one"},
+	{CreateBriefMonitor, Command, Create, "the monitor's configuration, upon which the VM starts"},
+	{CreateSpawnShim, Command, Create, "the shim's process"},
+	{CreateConsole, Command, Create, "the connection to the console socket"},
+	{CreateBriefShim, Command, Create, "the shim's configuration, upon which it makes the container"},
+	{CreateAwaitShim, Command, Create, "waiting for the shim"},
+	{CreateHooks, Command, Create, "the hooks of create"},
+	{CreateRecordCreated, Command, Create, "the record that says created"},
+	{CreateClaim, Command, Create, "the claim made good"},
+	{CreatePidFile, Command, Create, "the pid-file"},
+	{CreateDone, Command, Create, "the end of create"},
+	{CreateUndo, Command, Create, "one step of undoing a create that has failed"},
+
+	{StartLock, Command, Start, "the lock of the id"},
+	{StartAsk, Command, Start, "the request to the monitor"},
+	{StartRecord, Command, Start, "the record that says running"},
+	{StartHooks, Command, Start, "the poststart hooks"},
+	{StartDone, Command, Start, "the end of start"},
+
+	{ExecSpawnShim, Command, Exec, "the shim's process"},
+	{ExecCgroup, Command, Exec, "the shim moves into the container's cgroup"},
+	{ExecBriefShim, Command, Exec, "the shim's configuration"},
+	{ExecPidFile, Command, Exec, "the pid-file"},
+	{ExecForeground, Command, Exec, "the request to the monitor, without a shim"},
+
+	{KillAsk, Command, Kill, "the request to the monitor"},
+	{KillRelease, Command, Kill, "waiting for the shim's end"},
+	{KillForce, Command, Kill, "the end of the shim by force"},
+	{KillSandbox, Command, Kill, "the end of the monitor and the VM by force"},
+
+	{DeleteLock, Command, Delete, "the lock of the id"},
+	{DeleteStop, Command, Delete, "the stop of a container that lives"},
+	{DeleteShim, Command, Delete, "the end of what is left of the shim"},
+	{DeleteSandbox, Command, Delete, "the end of the sandbox"},
+	{DeleteFolder, Command, Delete, "the removal of the sandbox's folder"},
+	{DeleteCgroup, Command, Delete, "the removal of the cgroup"},
+	{DeleteRecord, Command, Delete, "the removal of the record"},
+	{DeleteHooks, Command, Delete, "the poststop hooks"},
+
+	{StateFolder, Any, Create, "a folder of the state"},
+	{StateWrite, Any, Create, "the text of a record, aside"},
+	{StateSync, Any, Create, "its way to the disk"},
+	{StateRename, Any, Create, "its name"},
+	{StateSyncFolder, Any, Create, "the name's way to the disk"},
+	{StateRemove, Any, Delete, "the removal of one name"},
+
+	{MonitorLock, Monitor, Create, "the lock that proves the monitor's life"},
+	{MonitorBoot, Monitor, Create, "the boot"},
+	{MonitorSpawnVM, Monitor, Create, "QEMU's process"},
+	{MonitorRecordVM, Monitor, Create, "the record of QEMU's process"},
+	{MonitorBooted, Monitor, Create, "word that the agent has answered"},
+	{MonitorPlug, Monitor, Create, "the file server's device"},
+	{MonitorCreate, Monitor, Create, "the agent's call to create the container"},
+	{MonitorNetwork, Monitor, Create, "the VM's interfaces"},
+	{MonitorCreated, Monitor, Create, "the answer to the shim"},
+	{MonitorStream, Monitor, Create, "the connection of a stream"},
+	{MonitorClaimed, Monitor, Create, "the answer to who claims the container"},
+	{MonitorStart, Monitor, Start, "the agent's call to start the container"},
+	{MonitorExec, Monitor, Exec, "the agent's call to run a further process"},
+	{MonitorSignal, Monitor, Kill, "the agent's call to send a signal"},
+	{MonitorRemove, Monitor, Delete, "the agent's call to remove the container"},
+	{MonitorUnplug, Monitor, Delete, "the end of the file server's device"},
+	{MonitorKillVM, Monitor, Kill, "the end of the VM"},
+	{MonitorCloseNetwork, Monitor, Kill, "the end of the taps"},
+	{MonitorExit, Monitor, Kill, "word of the exit code to the shim"},
+	{MonitorEnd, Monitor, Kill, "the monitor's end"},
+
+	{ShimBegin, Shim, Create, "all that the shim does"},
+	{ShimLoopback, Shim, Create, "the loopback interface of a fresh network namespace"},
+	{ShimSocket, Shim, Create, "the file server's socket"},
+	{ShimOpenTree, Shim, Create, "the copy of a mount that is shared"},
+	{ShimMount, Shim, Create, "the staging mount"},
+	{ShimAttach, Shim, Create, "a mount in the staging mount"},
+	{ShimSpawnServer, Shim, Create, "the file server's process"},
+	{ShimCreate, Shim, Create, "the request to the monitor"},
+	{ShimConsole, Shim, Create, "the terminal"},
+	{ShimStreams, Shim, Create, "the connection of the streams"},
+	{ShimReport, Shim, Create, "the report to the command"},
+	{ShimExit, Shim, Kill, "the shim's end"},
+}

@@ -1,0 +1,91 @@
+package failpoint
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestPoints compares the names with the table, and with the places in the
+// code that have them.
+func TestPoints(t *testing.T) {
+	names := constants(t)
+	listed := make(map[Name]int)
+	for _, p := range Points {
+		listed[p.Name]++
+		if p.Process == "" || p.Verb == "" || p.Next == "" {
+			t.Errorf("%s: incomplete", p.Name)
+		}
+		if verb, _, ok := strings.Cut(string(p.Name), "."); !ok || p.Process == Command && verb != string(p.Verb) {
+			t.Errorf("%s: expected a name that begins with %s.", p.Name, p.Verb)
+		}
+	}
+	used := uses(t)
+	for ident, name := range names {
+		if listed[name] != 1 {
+			t.Errorf("%s is in the table %d times", name, listed[name])
+		}
+		if !used[ident] {
+			t.Errorf("%s: no place in the code has it", ident)
+		}
+	}
+	if len(names) != len(listed) {
+		t.Errorf("%d names, %d in the table", len(names), len(listed))
+	}
+}
+
+// constants are the names, by their identifiers.
+func constants(t *testing.T) map[string]Name {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), "points.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := make(map[string]Name)
+	ast.Inspect(f, func(n ast.Node) bool {
+		v, ok := n.(*ast.ValueSpec)
+		if !ok || v.Type == nil || len(v.Values) != 1 {
+			return true
+		}
+		if lit, ok := v.Values[0].(*ast.BasicLit); ok {
+			names[v.Names[0].Name] = Name(strings.Trim(lit.Value, `"`))
+		}
+		return true
+	})
+	return names
+}
+
+// uses are the identifiers that some failpoint in the programs' code has.
+func uses(t *testing.T) map[string]bool {
+	t.Helper()
+	found := make(map[string]bool)
+	for _, tree := range []string{"state", "virtcontainers", "hypervisor", "cmd"} {
+		err := filepath.WalkDir(filepath.Join("../..", tree), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for rest := string(text); ; {
+				_, after, ok := strings.Cut(rest, "failpoint.Here(failpoint.")
+				if !ok {
+					return nil
+				}
+				ident, _, _ := strings.Cut(after, ")")
+				found[ident] = true
+				rest = after
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return found
+}

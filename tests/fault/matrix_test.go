@@ -1,0 +1,354 @@
+package fault
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/tests/testenv"
+)
+
+// faults are what happens at a point: it fails, its process dies, or another
+// one does.
+var faults = []string{"error", "kill", "monitor", "shim", "QEMU", "file server"}
+
+// TestCovered takes containers through their lives, and finds every point on
+// the way: the matrix has no place for one that nobody comes by.
+func TestCovered(t *testing.T) {
+	w := newWorld(t)
+	w.NeedVM()
+	for _, p := range []failpoint.Name{
+		failpoint.CreateLock, failpoint.CreateConsole, failpoint.MonitorUnplug, failpoint.KillForce, failpoint.CreateUndo,
+		failpoint.ExecForeground, failpoint.ExecPidFile,
+	} {
+		m := &matrix{world: w, point: pointOf(t, p), fault: "nothing"}
+		m.live()
+	}
+	for _, p := range failpoint.Points {
+		if !w.passed(string(p.Name)) {
+			t.Errorf("nobody came by %s", p.Name)
+		}
+	}
+}
+
+func pointOf(t *testing.T, name failpoint.Name) failpoint.Point {
+	t.Helper()
+	for _, p := range failpoint.Points {
+		if p.Name == name {
+			return p
+		}
+	}
+	t.Fatalf("%s is no point", name)
+	return failpoint.Point{}
+}
+
+// live is the life of a container that comes by the point, without a fault.
+func (m *matrix) live() {
+	m.Helper()
+	m.gate = m.newGate()
+	over, served := make(chan struct{}), make(chan struct{})
+	go m.serveGate(over, served)
+	m.prepare()
+	m.verb()
+	if m.point.Verb == failpoint.Exec {
+		m.OK("kill", m.id, "KILL")
+	}
+	m.OK("delete", "--force", m.id)
+	close(over)
+	<-served
+}
+
+// special are points that an ordinary container's life does not come by.
+var special = map[failpoint.Name]func(*matrix){
+	failpoint.CreateJoin:     (*matrix).inPod,
+	failpoint.MonitorRemove:  (*matrix).inPod,
+	failpoint.MonitorUnplug:  (*matrix).inPod,
+	failpoint.CreateConsole:  func(m *matrix) { m.console = true },
+	failpoint.ShimConsole:    func(m *matrix) { m.console = true },
+	failpoint.CreateUndo:     func(m *matrix) { m.arms = append(m.arms, "create.hooks=error") },
+	failpoint.KillForce:      func(m *matrix) { m.frozen = true },
+	failpoint.KillSandbox:    func(m *matrix) { m.frozen = true },
+	failpoint.ExecForeground: func(m *matrix) { m.foreground = true },
+}
+
+// matrix is one case: a point and what happens there.
+type matrix struct {
+	*world
+	point      failpoint.Point
+	fault      string
+	pod        string // id of the sandbox to be in
+	console    bool
+	frozen     bool // the monitor does not answer
+	foreground bool
+	arms       []string // further points
+
+	gate *gate
+	b    *testenv.Bundle
+	id   string
+	code int  // of the command with the point
+	none bool // there was no such process to kill
+}
+
+// counts are what the whole matrix comes to.
+type counts struct{ cases, none, slowState, slowDelete int }
+
+func TestMatrix(t *testing.T) {
+	// The first machine makes the template, which takes longer.
+	e := suite.New(t)
+	e.NeedVM()
+	e.OK("run", "--bundle", e.Bundle(testenv.Args("true")).Dir, e.ID())
+	var n counts
+	for i, p := range failpoint.Points {
+		for j, fault := range faults {
+			// The representative part has every third point, and all faults.
+			if !everything() && (i%3 != 0 || j != i/3%len(faults)) {
+				continue
+			}
+			t.Run(string(p.Name)+"/"+fault, func(t *testing.T) {
+				m := &matrix{world: newWorld(t), point: p, fault: fault}
+				m.run(&n)
+			})
+		}
+	}
+	t.Logf("%d cases; in %d more there was no such process to kill; state took over 1 s in %d, delete --force over 5 s in %d",
+		n.cases, n.none, n.slowState, n.slowDelete)
+}
+
+func (m *matrix) run(n *counts) {
+	m.gate = m.newGate()
+	over := make(chan struct{})
+	served := make(chan struct{})
+	go m.serveGate(over, served)
+	m.prepare()
+	m.verb()
+	close(over)
+	<-served
+	if !m.passed(string(m.point.Name)) {
+		m.Fatalf("nobody came by %s", m.point.Name)
+	}
+	if m.none {
+		n.none++
+	} else {
+		n.cases++
+	}
+	m.check(n)
+}
+
+// prepare makes the bundle, and what the point needs to be passed.
+func (m *matrix) prepare() {
+	if prepare := special[m.point.Name]; prepare != nil {
+		prepare(m)
+	}
+	options := []testenv.Option{testenv.Args("sleep", "1000")}
+	if m.console {
+		options = append(options, testenv.Terminal(80, 24))
+	}
+	if m.pod != "" {
+		options = append(options, member(m.pod)...)
+	}
+	m.b, m.id = m.Bundle(options...), m.ID()
+}
+
+// serveGate does to the victim what the case wants, when the first program has
+// come to the point; others go on.
+func (m *matrix) serveGate(over, served chan struct{}) {
+	defer close(served)
+	for first := true; ; first = false {
+		p := m.gate.wait(over)
+		if p == nil {
+			return
+		}
+		if first {
+			pids := victims(m.fault)
+			m.none = len(pids) == 0
+			for _, pid := range pids {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+		}
+		p.let("go")
+	}
+}
+
+// arm is what the program with the point is told.
+func (m *matrix) arm() []string {
+	action := m.fault
+	if action != "error" && action != "kill" {
+		action = m.gate.pause()
+	}
+	return append(m.arms, string(m.point.Name)+"="+action)
+}
+
+// forCommand is the world of the command whose verb the point belongs to,
+// forRest that of a create before it: the monitor and the shim have their
+// points from there.
+func (m *matrix) forCommand() *world { return m.armed(m.arm()...) }
+
+func (m *matrix) forRest() *world {
+	if m.point.Process == failpoint.Command || m.point.Process == failpoint.Any {
+		return m.world
+	}
+	return m.forCommand()
+}
+
+// inPod gives the case a pod to be in.
+func (m *matrix) inPod() {
+	m.pod = m.ID()
+	b := m.Bundle(testenv.Args("sleep", "1000"),
+		testenv.Annotation("io.kubernetes.cri-o.ContainerType", "sandbox"),
+		testenv.Annotation("io.kubernetes.cri-o.SandboxID", m.pod))
+	if res := m.forRest().call("create", "--bundle", b.Dir, m.pod); res.Code != 0 {
+		m.Fatal(res)
+	}
+	// The one that is cleaned up first.
+	m.Cleanup(func() { m.OK("delete", "--force", m.pod) })
+}
+
+func member(pod string) []testenv.Option {
+	return []testenv.Option{
+		testenv.Annotation("io.kubernetes.cri-o.ContainerType", "container"),
+		testenv.Annotation("io.kubernetes.cri-o.SandboxID", pod),
+	}
+}
+
+// create runs create in a world, as often as a case wants.
+func (m *matrix) create(w *world) *testenv.Result {
+	m.Helper()
+	args := []string{"create", "--bundle", m.b.Dir, "--pid-file", filepath.Join(m.b.Dir, "pid")}
+	if m.console {
+		c := m.NewConsole()
+		defer c.Close()
+		args = append(args, "--console-socket", c.Path)
+	}
+	return w.call(append(args, m.id)...)
+}
+
+// verb brings the container to where the point is passed.
+func (m *matrix) verb() {
+	m.Helper()
+	if m.point.Verb == failpoint.Create {
+		m.code = m.create(m.forCommand()).Code
+		return
+	}
+	if res := m.create(m.forRest()); res.Code != 0 {
+		m.Fatal(res)
+	}
+	if m.point.Verb != failpoint.Start && m.point.Verb != failpoint.Delete {
+		m.OK("start", m.id)
+	}
+	if m.frozen {
+		m.Signal(m.SandboxPids(m.id).Monitor, unix.SIGSTOP)
+	}
+	w := m.forCommand()
+	switch m.point.Verb {
+	case failpoint.Start:
+		m.code = w.call("start", m.id).Code
+	case failpoint.Exec:
+		args := []string{"exec", "--detach", "--pid-file", m.Path("exec.pid"), m.id, "sleep", "1000"}
+		if m.foreground {
+			args = []string{"exec", m.id, "true"}
+		}
+		m.code = w.call(args...).Code
+	case failpoint.Kill:
+		m.code = w.call("kill", m.id, "KILL").Code
+	case failpoint.Delete:
+		m.code = w.call("delete", "--force", m.id).Code
+	}
+}
+
+// check is what is promised after any fault.
+func (m *matrix) check(n *counts) {
+	m.Helper()
+	if m.point.Verb == failpoint.Create && m.fault == "error" {
+		if m.code == 0 {
+			m.Error("create has succeeded")
+		}
+		m.isEmpty() // without anybody's help
+	}
+	begin := time.Now()
+	testenv.Eventually(m, limit, m.truth)
+	if time.Since(begin) > time.Second {
+		n.slowState++
+	}
+	if m.Failed() {
+		m.Logf("processes: %s", testenv.Tree())
+	}
+
+	if res := m.OK("delete", "--force", m.id); res.Took > 5*time.Second {
+		n.slowDelete++
+	}
+	if m.pod == "" {
+		m.isEmpty()
+		m.isQuiet()
+	}
+	if err := m.b.Overlay.Cycle(); err != nil {
+		m.Error(err)
+	}
+	if m.pod != "" && !m.podLives() {
+		return // there is nothing to create it in
+	}
+	if res := m.create(m.world); res.Code != 0 {
+		m.Errorf("the same again: %s", res)
+	}
+	m.OK("delete", "--force", m.id)
+}
+
+// isQuiet checks that no process of the runtime is left.
+func (m *matrix) isQuiet() {
+	m.Helper()
+	for _, kind := range faults[2:] {
+		if pids := victims(kind); len(pids) != 0 {
+			m.Errorf("left behind after delete --force: %s %v", kind, pids)
+		}
+	}
+}
+
+func (m *matrix) podLives() bool {
+	res := m.Do("state", m.pod)
+	var st testenv.State
+	return res.Code == 0 && json.Unmarshal([]byte(res.Stdout), &st) == nil && st.Status == "created"
+}
+
+// truth compares what state says with what is.
+func (m *matrix) truth() error {
+	res := m.Do("state", m.id)
+	if res.Code != 0 {
+		if m.point.Verb == failpoint.Create && m.code == 0 || m.point.Verb != failpoint.Create && m.point.Verb != failpoint.Delete {
+			return fmt.Errorf("the container is lost: %s", res)
+		}
+		return nil
+	}
+	var st testenv.State
+	if err := json.Unmarshal([]byte(res.Stdout), &st); err != nil {
+		return err
+	}
+	pid, _ := strconv.Atoi(m.readIf(filepath.Join(m.b.Dir, "pid")))
+	alive := len(victims("QEMU")) > 0 && len(victims("monitor")) > 0 && len(victims("file server")) > 0 && (pid == 0 || testenv.Alive(pid))
+	switch st.Status {
+	case "stopped":
+		if st.Pid != 0 || testenv.Alive(pid) {
+			return fmt.Errorf("stopped, with the shim alive: %s", res)
+		}
+	case "created", "running":
+		if !alive {
+			return fmt.Errorf("%s, with dead processes: %s", st.Status, res)
+		}
+		if st.Pid == 0 {
+			return fmt.Errorf("%s, without a pid: %s", st.Status, res)
+		}
+	default:
+		return fmt.Errorf("in the middle of something: %s", res)
+	}
+	return nil
+}
+
+func (m *matrix) readIf(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}
