@@ -57,14 +57,14 @@ func (d *Driver) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	if agent == nil {
 		agent = SayHello
 	}
-	go agent(guest)
+	d.mu.Lock()
+	d.vms = append(d.vms, v)
+	d.mu.Unlock()
+	go agent(guest) // it may ask for VMs
 	go func() {
 		<-p.done
 		guest.Close()
 	}()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.vms = append(d.vms, v)
 	return v, nil
 }
 
