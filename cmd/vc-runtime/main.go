@@ -30,6 +30,8 @@ func main() {
 		stderr: os.Stderr,
 		euid:   os.Geteuid(),
 		open:   openRuntime,
+
+		templates: openTemplates,
 	}
 	os.Exit(p.run(os.Args))
 }
@@ -55,4 +57,17 @@ func openRuntime(p *program, s settings) (verbs, error) {
 		Exe:    exe,
 		Stderr: p.stderr,
 	}, nil
+}
+
+// openTemplates are the templates that the template command looks after.
+func openTemplates(s settings) (templates, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find the runtime's own executable: %w", err)
+	}
+	cfg, err := config.Load(s.config)
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.NewTemplates(cfg, s.root, exe), nil
 }

@@ -67,6 +67,8 @@ type program struct {
 
 	euid int // who runs it
 	open func(*program, settings) (verbs, error)
+	// templates opens the templates of a configuration.
+	templates func(settings) (templates, error)
 
 	log     *logrus.Logger
 	logFile *os.File // of --log; nil where the log goes to stderr
@@ -144,7 +146,8 @@ func (p *program) app() *cli.App {
 		p.createCommand(), p.deleteCommand(), p.eventsCommand(), p.execCommand(),
 		p.featuresCommand(), p.killCommand(), p.listCommand(), p.pauseCommand(),
 		p.psCommand(), p.resumeCommand(), p.runCommand(), p.specCommand(),
-		p.startCommand(), p.stateCommand(), p.traceCommand(), p.updateCommand(),
+		p.startCommand(), p.stateCommand(), p.templateCommand(), p.traceCommand(),
+		p.updateCommand(),
 	}
 	for _, c := range app.Commands {
 		c.HideHelpCommand = true // a container may be called help
@@ -224,14 +227,20 @@ func (p *program) with(do func(*cli.Context, verbs) error) cli.ActionFunc {
 
 // runtime opens the runtime of the global flags.
 func (p *program) runtime(c *cli.Context) (verbs, error) {
-	if p.euid != 0 {
-		return nil, errors.New(name + ": must be run as root (it opens /dev/kvm and network devices, and mounts)")
-	}
-	root, err := rootDir(c.String("root"))
+	s, err := p.settings(c)
 	if err != nil {
 		return nil, err
 	}
-	return p.open(p, settings{root: root, config: c.String("config")})
+	return p.open(p, s)
+}
+
+// settings reads the global flags.
+func (p *program) settings(c *cli.Context) (settings, error) {
+	if p.euid != 0 {
+		return settings{}, errors.New(name + ": must be run as root (it opens /dev/kvm and network devices, and mounts)")
+	}
+	root, err := rootDir(c.String("root"))
+	return settings{root: root, config: c.String("config")}, err
 }
 
 // rootDir makes --root absolute. Like runc it refuses the root folder, which

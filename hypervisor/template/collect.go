@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
@@ -53,54 +52,49 @@ func (s *Store) drop(dir string) error {
 	return os.RemoveAll(aside)
 }
 
-// collect removes what is of no use any more, to make room for a new template.
-// The lock is held. What cannot be removed is tried again another time.
-func (s *Store) collect(wanted Key) {
+// collect removes what is of no use any more, and all but the last ones used
+// of what can be used, and gives the names of the templates that it has
+// removed. The lock is held. What cannot be removed is tried again another time.
+func (s *Store) collect() (removed []string, err error) {
+	all, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	kept := 0
+	var errs []error
+	for _, t := range all {
+		idle := !t.InUse && (kept >= keep || time.Since(t.Used) > keepFor)
+		if t.Useless == "" && !idle {
+			kept++
+			continue
+		}
+		if err := s.drop(filepath.Join(s.dir, t.Name)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, t.Name)
+	}
+	return removed, errors.Join(append(errs, s.sweep())...)
+}
+
+// sweep removes what makers that were killed have left, and the marks of old
+// failures.
+func (s *Store) sweep() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
-		return
+		return err
 	}
-	type used struct {
-		dir string
-		at  time.Time
-	}
-	var others []used
+	var errs []error
 	for _, entry := range entries {
 		path := filepath.Join(s.dir, entry.Name())
 		info, err := entry.Info()
 		switch {
-		case err != nil:
+		case err != nil: // it has gone
 		case strings.HasPrefix(entry.Name(), asidePrefix):
-			os.RemoveAll(path)
-		case !entry.IsDir():
-			if strings.HasSuffix(entry.Name(), failedSuffix) && time.Since(info.ModTime()) > retryAfter {
-				os.Remove(path)
-			}
-		case s.stale(path, wanted) || time.Since(info.ModTime()) > keepFor:
-			s.drop(path)
-		default:
-			others = append(others, used{path, info.ModTime()})
+			errs = append(errs, os.RemoveAll(path))
+		case strings.HasSuffix(entry.Name(), failedSuffix) && time.Since(info.ModTime()) > retryAfter:
+			errs = append(errs, os.Remove(path))
 		}
 	}
-	slices.SortFunc(others, func(a, b used) int { return b.at.Compare(a.at) })
-	for i, o := range others {
-		if i >= keep {
-			s.drop(o.dir)
-		}
-	}
-}
-
-// stale reports whether nobody can ask for a template any more: the host has
-// booted since, or the same paths hold another guest image or QEMU.
-func (s *Store) stale(dir string, wanted Key) bool {
-	m, err := readMeta(dir)
-	if err != nil || m.Key.Version != wanted.Version || m.Key.BootID != wanted.BootID {
-		return true
-	}
-	for _, f := range m.Key.Files {
-		if now, err := describe(f.Path); err != nil || now != f {
-			return true
-		}
-	}
-	return false
+	return errors.Join(errs...)
 }

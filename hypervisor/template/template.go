@@ -59,11 +59,11 @@ type fileKey struct {
 // NewKey describes a machine that boots the guest image with the given id.
 func NewKey(cfg hypervisor.Config, imageID string) (Key, error) {
 	cfg.Name, cfg.MemoryFile, cfg.Template = "", "", nil
-	bootID, err := os.ReadFile(bootIDFile)
+	boot, err := bootID()
 	if err != nil {
 		return Key{}, fmt.Errorf("template: %w", err)
 	}
-	k := Key{Version: version, ImageID: imageID, BootID: strings.TrimSpace(string(bootID)), Machine: cfg}
+	k := Key{Version: version, ImageID: imageID, BootID: boot, Machine: cfg}
 	for _, path := range []string{cfg.Binary, cfg.Kernel, cfg.Initrd} {
 		file, err := describe(path)
 		if err != nil {
@@ -72,6 +72,11 @@ func NewKey(cfg hypervisor.Config, imageID string) (Key, error) {
 		k.Files = append(k.Files, file)
 	}
 	return k, nil
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile(bootIDFile)
+	return strings.TrimSpace(string(b)), err
 }
 
 // name is that of the template's folder.
@@ -125,6 +130,18 @@ const failedSuffix = ".failed"
 
 func markFailed(dir string) error { return os.WriteFile(dir+failedSuffix, nil, 0o600) }
 
+// Forgive lets a template be made at once that could not be made before.
+func (s *Store) Forgive(key Key) error {
+	name, err := key.name()
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(s.dir, name+failedSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("templates: %w", err)
+	}
+	return nil
+}
+
 // Maker saves a booted machine to the paths, where nothing is yet, and gives
 // the guest's greeting.
 type Maker func(ctx context.Context, t hypervisor.Template) (greeting json.RawMessage, err error)
@@ -158,7 +175,7 @@ func (s *Store) Get(ctx context.Context, key Key, make Maker) (e *Entry, made bo
 	if info, err := os.Stat(dir + failedSuffix); err == nil && time.Since(info.ModTime()) < retryAfter {
 		return nil, false, fmt.Errorf("%w, at %s", ErrFailedBefore, info.ModTime().Format(time.TimeOnly))
 	}
-	s.collect(key)
+	s.collect() // what could not be removed only takes room
 	if err := s.make(ctx, dir, key, make); err != nil {
 		if ctx.Err() == nil {
 			err = errors.Join(err, markFailed(dir))

@@ -85,7 +85,7 @@ func (c *cached) only() string {
 // on time all the same.
 func TestClonesDiffer(t *testing.T) {
 	c := newCached(t, nil)
-	const users = 6
+	const users = 20
 	script := "cat /proc/sys/kernel/random/uuid; cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; date +%s"
 	var mu sync.Mutex
 	seen := map[string]bool{}
@@ -195,6 +195,66 @@ func TestMakerKilled(t *testing.T) {
 	c.Do("delete", "--force", id)
 	c.greet()
 	c.only()
+}
+
+// TestCommand makes, lists, removes and collects.
+func TestCommand(t *testing.T) {
+	c := newCached(t, nil)
+	list := func() []struct {
+		Key     string
+		InUse   bool
+		Size    int64
+		Useless string
+	} {
+		t.Helper()
+		var all []struct {
+			Key     string
+			InUse   bool
+			Size    int64
+			Useless string
+		}
+		if err := json.Unmarshal([]byte(c.OK("template", "ls", "-f", "json").Stdout), &all); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	if len(list()) != 0 {
+		t.Errorf("%+v", list())
+	}
+	key := strings.TrimSpace(c.OK("template", "create").Stdout)
+	if again := strings.TrimSpace(c.OK("template", "create").Stdout); again != key || filepath.Base(c.only()) != key {
+		t.Errorf("keys %s and %s, folder %s", key, again, c.only())
+	}
+	// A container is a clone of it, and that shows.
+	sleeper := c.Started(nil, testenv.Args("sleep", "1000"))
+	if all := list(); len(all) != 1 || all[0].Key != key || !all[0].InUse || all[0].Useless != "" || all[0].Size < 1<<20 {
+		t.Errorf("%+v", all)
+	}
+	if out := c.OK("template", "gc").Stdout; out != "" {
+		t.Errorf("collected %q", out)
+	}
+	// Its template can go all the same.
+	c.OK("template", "rm", key[:10])
+	if len(c.folders()) != 0 {
+		t.Errorf("left: %q", c.folders())
+	}
+	c.OK("exec", sleeper.ID, "true")
+	sleeper.DeleteForced()
+	c.Fails("no such template", "template", "rm", key)
+	// One that does not work any more is made again.
+	c.OK("template", "create")
+	if err := falsify(c.only()); err != nil {
+		t.Fatal(err)
+	}
+	c.OK("template", "create")
+	c.greet()
+	// One that nobody can use goes.
+	if err := os.Remove(filepath.Join(c.only(), "state")); err != nil {
+		t.Fatal(err)
+	}
+	if out := strings.TrimSpace(c.OK("template", "gc").Stdout); out != key || len(c.folders()) != 0 {
+		t.Errorf("collected %q, left %q", out, c.folders())
+	}
 }
 
 // TestOff boots each machine.

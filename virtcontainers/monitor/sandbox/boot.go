@@ -19,25 +19,40 @@ import (
 // Boot is the Booter of real machines: QEMU and the guest image that the
 // configuration names.
 func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervisor.VM) error) (*Machine, error) {
-	hv := &cfg.Config.Hypervisor
-	span := trace.Begin(ctx, trace.Phase, "look at image and host")
-	binary, err := hv.QEMUPath()
+	b, notices, err := prepare(ctx, cfg)
 	if err != nil {
 		return nil, err
+	}
+	b.started = started
+	m, err := b.boot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.Notices = append(notices, m.Notices...)
+	return m, nil
+}
+
+// prepare finds out what machine the configuration means.
+func prepare(ctx context.Context, cfg *monitor.SandboxConfig) (b *booting, notices []string, err error) {
+	defer trace.Begin(ctx, trace.Phase, "look at image and host").End()
+	hv := &cfg.Config.Hypervisor
+	binary, err := hv.QEMUPath()
+	if err != nil {
+		return nil, nil, err
 	}
 	folder, err := hv.GuestImagePath(cfg.Exe)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	image, err := guestimage.Load(folder)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := makeCache(cfg); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := verifyOnce(hv.CacheDir, image); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	vmCfg := hypervisor.Config{
 		Name:   cfg.ID,
@@ -50,18 +65,10 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 	if hv.Kernel != "" {
 		vmCfg.Kernel = hv.Kernel
 	}
-	notices, err := chooseAccel(ctx, cfg, &vmCfg, image.ImageID)
-	if err != nil {
-		return nil, err
+	if notices, err = chooseAccel(ctx, cfg, &vmCfg, image.ImageID); err != nil {
+		return nil, nil, err
 	}
-	span.End()
-	b := &booting{hv: hv, machine: vmCfg, imageID: image.ImageID, started: started}
-	m, err := b.boot(ctx)
-	if err != nil {
-		return nil, err
-	}
-	m.Notices = append(notices, m.Notices...)
-	return m, nil
+	return &booting{hv: hv, machine: vmCfg, imageID: image.ImageID}, notices, nil
 }
 
 // boot gives a clone where that is wanted and works, else a machine that boots.

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -44,7 +45,8 @@ type Machine struct {
 	// Notices are for the user who asked for the sandbox.
 	Notices []string
 
-	started int64 // when the VM's start began, by trace.Now
+	started  int64    // when the VM's start began, by trace.Now
+	template *os.File // held while the template is in use; nil for none
 }
 
 // Booter boots the machine of a sandbox, or clones a booted one. started is
@@ -138,6 +140,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	if s.machine != nil {
 		err = s.machine.VM.Kill()
 		s.machine.Guest.Close()
+		s.machine.template.Close() // nil is fine
 	}
 	err = errors.Join(err, s.net.close())
 	s.finishRequests(2 * time.Second)

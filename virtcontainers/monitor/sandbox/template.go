@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
@@ -23,14 +22,11 @@ import (
 // given up: some times what it takes on a loaded machine.
 const cloneLimit = 20 * time.Second
 
-// templatesFolder is that of the store, in the cache.
-const templatesFolder = "templates"
-
 // clone gives a machine that goes on where a booted one was saved. The first
 // one for a configuration, image and QEMU boots and saves that. An error means
 // that the machine has to boot; nothing is left running.
 func (b *booting) clone(ctx context.Context) (*Machine, error) {
-	store, err := template.Open(filepath.Join(b.hv.CacheDir, templatesFolder))
+	store, err := openTemplates(b.hv)
 	if err != nil {
 		return nil, err
 	}
@@ -38,14 +34,22 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.retry {
+		if err := store.Forgive(key); err != nil {
+			return nil, err
+		}
+	}
 	span := trace.Begin(ctx, trace.Phase, "find the template")
 	entry, made, err := store.Get(ctx, key, b.makeTemplate)
 	span.End()
 	if err != nil {
 		return nil, err
 	}
-	m, err := b.startClone(ctx, entry, made)
+	b.from, b.made = entry, made
+	use, _ := entry.Use() // an error says that it has gone already: so will the clone
+	m, err := b.startClone(ctx, entry, made || b.check)
 	if err != nil {
+		use.Close() // nil is fine
 		discard := store.Remove
 		if made {
 			discard = store.Reject
@@ -55,8 +59,11 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 		}
 		return nil, err
 	}
+	m.template = use
 	if made {
 		m.Notices = append(m.Notices, "made a template of the virtual machine: others start faster from now on")
+	}
+	if made || b.check {
 		return m, nil
 	}
 	go func() {
@@ -69,11 +76,11 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 
 // startClone starts a clone. The first one of a template must have answered;
 // later ones need not be waited for.
-func (b *booting) startClone(ctx context.Context, entry *template.Entry, first bool) (*Machine, error) {
+func (b *booting) startClone(ctx context.Context, entry *template.Entry, check bool) (*Machine, error) {
 	startCtx, cancel := context.WithTimeoutCause(ctx, cloneLimit, fmt.Errorf("the clone did not start within %s", cloneLimit))
 	defer cancel()
 	m, err := b.start(startCtx, entry)
-	if err != nil || !first {
+	if err != nil || !check {
 		return m, err
 	}
 	if err := answers(ctx, m); err != nil {
@@ -175,6 +182,11 @@ type booting struct {
 	machine hypervisor.Config
 	imageID string
 	started func(hypervisor.VM) error
+	retry   bool // a template is made also if that has failed a moment ago
+	check   bool // a clone must have answered, also one of an old template
+
+	from *template.Entry // the template in use; nil for none
+	made bool            // and whether it is new
 }
 
 // limit bounds a boot.
