@@ -106,8 +106,14 @@ func (c *container) process(name string) (*process, error) {
 // create does the work of CreateContainer. What it has made when it fails is
 // undone by remove.
 func (c *container) create(ctx context.Context, req *api.CreateContainerRequest) (int, error) {
-	at := places{share: c.share(), rootfs: filepath.Join(c.share(), rootSource), cgroup: c.host.cfg.CgroupsPath(c.name),
-		files: req.GetFiles(), texts: c.files(), user: req.GetUser()}
+	var joined pidNamespaces
+	defer joined.close()
+	at := places{
+		share: c.share(), rootfs: filepath.Join(c.share(), rootSource), cgroup: c.host.cfg.CgroupsPath(c.name),
+		files: req.GetFiles(), texts: c.files(), user: req.GetUser(),
+		pod:          c.host.cfg.Pod,
+		pidNamespace: func(name string) (string, error) { return joined.open(c.host, name) },
+	}
 	if err := os.MkdirAll(c.share(), 0o700); err != nil {
 		return 0, err
 	}

@@ -71,6 +71,15 @@ type Machine interface {
 	Counters() ([]*api.InterfaceCounters, error)
 }
 
+// Pod is what containers of the guest share where their specs ask for it.
+type Pod interface {
+	// Namespace gives a path of the namespace of a kind, "ipc" or "uts".
+	Namespace(kind string) (string, error)
+	// Shm gives the folder of a tmpfs. The first call mounts it, with data as
+	// its options.
+	Shm(data string) (string, error)
+}
+
 // Config is what a Server works with.
 type Config struct {
 	Dir         string                   // holds a folder for each container
@@ -81,6 +90,7 @@ type Config struct {
 	Group       func(name string) Group  // the folder of that
 	Network     Network                  // nil refuses ConfigureNetwork
 	Machine     Machine
+	Pod         Pod // what containers share
 	// Ready returns when the guest is set up for containers.
 	Ready func(ctx context.Context) error
 	// Spans notes what is done; nil notes nothing.

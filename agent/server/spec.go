@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 )
 
@@ -17,11 +18,24 @@ var (
 	// bindForm is the only form of a bind source: a numbered entry of the
 	// share.
 	bindForm = regexp.MustCompile(`^m/(0|[1-9][0-9]{0,5})$`)
-	nsForm   = regexp.MustCompile(`^/proc/([1-9][0-9]{0,9}|self)/ns/(cgroup|ipc|net|pid|user|uts)$`)
+	// shmData is what a tmpfs for shared memory may be told.
+	shmData = regexp.MustCompile(`^(mode=[0-7]{3,4}|size=[0-9]{1,19})$`)
 )
 
-// rootSource is the only form of root.path.
-const rootSource = "rootfs"
+// What a spec names things by that are the agent's to find.
+const (
+	// rootSource is the only form of root.path.
+	rootSource = "rootfs"
+	// podSource is the path of an IPC or UTS namespace that is the pod's.
+	podSource = "pod"
+	// podShmSource is the source of a tmpfs that is the pod's shared memory.
+	podShmSource = "pod/shm"
+	// containerSource, with the name of a container behind it, is the path of
+	// a pid namespace that is that container's.
+	containerSource = "container/"
+	// guestNetwork is the only path of a network namespace: the guest's own.
+	guestNetwork = "/proc/self/ns/net"
+)
 
 // kernelMounts are the types of mount that take nothing from outside the
 // container.
@@ -72,6 +86,9 @@ type places struct {
 	files   map[string][]byte // texts over files in /etc
 	texts   string            // folder that has them
 	user    string            // who the process is, if not empty
+	pod     Pod
+	// pidNamespace gives the path of a container's pid namespace.
+	pidNamespace func(container string) (string, error)
 }
 
 // guestSpec is what the agent learns of a spec while it rewrites it.
@@ -81,8 +98,9 @@ type guestSpec struct {
 }
 
 // confineSpec rewrites a config.json of the host for crun: root.path and the
-// bind sources get the share's folder in front, the cgroup becomes cgroupsPath.
-// It refuses whatever would reach anything else of the guest.
+// bind sources get the share's folder in front, the cgroup becomes the
+// container's, and what the containers of a pod share is found by its name. It
+// refuses whatever would reach anything else of the guest.
 func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	var spec object
 	if err := json.Unmarshal(config, &spec); err != nil {
@@ -100,8 +118,8 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 		spec.set("ociVersion", "1.0.2"),
 		confineHooks(spec),
 		confineRoot(spec, at.rootfs),
-		confineMounts(spec, at.share),
-		confineLinux(spec, at.cgroup, at.devices),
+		confineMounts(spec, at),
+		confineLinux(spec, at),
 	)
 	if err != nil {
 		return nil, err
@@ -164,13 +182,13 @@ func confineRoot(spec object, rootfs string) error {
 	)
 }
 
-func confineMounts(spec object, share string) error {
+func confineMounts(spec object, at places) error {
 	var mounts []object
 	if err := spec.get("mounts", &mounts); err != nil {
 		return err
 	}
 	for i, m := range mounts {
-		if err := confineMount(m, share); err != nil {
+		if err := confineMount(m, at); err != nil {
 			return fmt.Errorf("mounts[%d]: %w", i, err)
 		}
 	}
@@ -180,7 +198,7 @@ func confineMounts(spec object, share string) error {
 	return spec.set("mounts", mounts)
 }
 
-func confineMount(m object, share string) error {
+func confineMount(m object, at places) error {
 	var source, fstype string
 	var options []string
 	err := errors.Join(m.get("source", &source), m.get("type", &fstype), m.get("options", &options))
@@ -195,7 +213,9 @@ func confineMount(m object, share string) error {
 	case m == nil:
 		return fmt.Errorf("null: %w", errSpec)
 	case bind && bindForm.MatchString(source):
-		return m.set("source", filepath.Join(share, source))
+		return m.set("source", filepath.Join(at.share, source))
+	case !bind && fstype == "tmpfs" && source == podShmSource:
+		return bindShm(m, options, at.pod)
 	case bind:
 		return fmt.Errorf("bind source %.300q: %w", source, errSpec)
 	case !kernelMounts[fstype]:
@@ -204,7 +224,24 @@ func confineMount(m object, share string) error {
 	return nil
 }
 
-func confineLinux(spec object, cgroupsPath string, devices []device) error {
+// bindShm makes a bind mount of the pod's shared memory out of a tmpfs of it.
+func bindShm(m object, options []string, pod Pod) error {
+	flags, data := []string{"bind"}, []string{}
+	for _, o := range options {
+		if shmData.MatchString(o) {
+			data = append(data, o)
+		} else {
+			flags = append(flags, o)
+		}
+	}
+	dir, err := pod.Shm(strings.Join(data, ","))
+	if err != nil {
+		return err
+	}
+	return errors.Join(m.set("type", "bind"), m.set("source", dir), m.set("options", flags))
+}
+
+func confineLinux(spec object, at places) error {
 	var linux object
 	if err := spec.get("linux", &linux); err != nil {
 		return err
@@ -216,13 +253,9 @@ func confineLinux(spec object, cgroupsPath string, devices []device) error {
 	if err := linux.get("namespaces", &namespaces); err != nil {
 		return err
 	}
-	for _, ns := range namespaces {
-		var path string
-		if err := ns.get("path", &path); err != nil {
-			return err
-		}
-		if path != "" && !nsForm.MatchString(path) {
-			return fmt.Errorf("namespace path %.300q: %w", path, errSpec)
+	for i, ns := range namespaces {
+		if err := confineNamespace(ns, at); err != nil {
+			return fmt.Errorf("linux.namespaces[%d]: %w", i, err)
 		}
 	}
 	if namespaces != nil {
@@ -232,7 +265,31 @@ func confineLinux(spec object, cgroupsPath string, devices []device) error {
 			return err
 		}
 	}
-	return errors.Join(addDevices(linux, devices), linux.set("cgroupsPath", cgroupsPath), spec.set("linux", linux))
+	return errors.Join(addDevices(linux, at.devices), linux.set("cgroupsPath", at.cgroup), spec.set("linux", linux))
+}
+
+// confineNamespace resolves the path of a namespace.
+func confineNamespace(ns object, at places) error {
+	var kind, path string
+	if err := errors.Join(ns.get("type", &kind), ns.get("path", &path)); err != nil {
+		return err
+	}
+	container, isContainer := strings.CutPrefix(path, containerSource)
+	var err error
+	switch {
+	case path == "", kind == "network" && path == guestNetwork:
+		return nil
+	case path == podSource && (kind == "ipc" || kind == "uts"):
+		path, err = at.pod.Namespace(kind)
+	case isContainer && kind == "pid":
+		path, err = at.pidNamespace(container)
+	default:
+		err = fmt.Errorf("path %.300q of type %.100q: %w", path, kind, errSpec)
+	}
+	if err != nil {
+		return err
+	}
+	return ns.set("path", path)
 }
 
 // confineProcess checks an OCI process object for exec, and gives it back with

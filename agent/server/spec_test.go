@@ -10,8 +10,17 @@ import (
 const share = "/run/vc/containers/c/share"
 
 func confine(config string) (*guestSpec, error) {
-	return confineSpec([]byte(config), places{share: share, rootfs: share + "/rootfs", cgroup: "/vc/c"}, false)
+	return confineSpec([]byte(config), places{
+		share: share, rootfs: share + "/rootfs", cgroup: "/vc/c", pod: fakePod{},
+		pidNamespace: func(name string) (string, error) { return "/pid/of/" + name, nil },
+	}, false)
 }
+
+// fakePod says what it was asked for.
+type fakePod struct{}
+
+func (fakePod) Namespace(kind string) (string, error) { return "/pod/" + kind, nil }
+func (fakePod) Shm(data string) (string, error)       { return "/shm/with/" + data, nil }
 
 func TestConfineSpec(t *testing.T) {
 	got, err := confine(`{
@@ -25,7 +34,8 @@ func TestConfineSpec(t *testing.T) {
 			{"destination": "/data", "type": "bind", "source": "m/12", "options": ["rbind", "ro"]},
 			{"destination": "/x", "source": "m/0", "options": ["bind"]}
 		],
-		"linux": {"cgroupsPath": "user.slice:a:b", "namespaces": [{"type": "pid"}, {"type": "ipc", "path": "/proc/17/ns/ipc"}]}
+		"linux": {"cgroupsPath": "user.slice:a:b", "namespaces": [{"type": "pid"}, {"type": "ipc", "path": "pod"},
+			{"type": "network", "path": "/proc/self/ns/net"}]}
 	}`)
 	if err != nil {
 		t.Fatal(err)
@@ -34,13 +44,29 @@ func TestConfineSpec(t *testing.T) {
 		t.Errorf("arg0 %q", got.arg0)
 	}
 	want := `{"extra":[1,2],"hooks":{"startContainer":[{"path":"/bin/x"}]},` +
-		`"linux":{"cgroupsPath":"/vc/c","namespaces":[{"type":"pid"},{"path":"/proc/17/ns/ipc","type":"ipc"}]},` +
+		`"linux":{"cgroupsPath":"/vc/c","namespaces":[{"type":"pid"},{"path":"/pod/ipc","type":"ipc"},{"path":"/proc/self/ns/net","type":"network"}]},` +
 		`"mounts":[{"destination":"/proc","source":"proc","type":"proc"},` +
 		`{"destination":"/data","options":["rbind","ro"],"source":"` + share + `/m/12","type":"bind"},` +
 		`{"destination":"/x","options":["bind"],"source":"` + share + `/m/0"}],` +
 		`"ociVersion":"1.0.2",` +
 		`"process":{"args":["/bin/x","y"],"cwd":"/","terminal":false},` +
 		`"root":{"path":"` + share + `/rootfs","readonly":true}}`
+	if string(got.config) != want {
+		t.Errorf("got  %s\nwant %s", got.config, want)
+	}
+}
+
+// TestConfinePod resolves what the containers of a pod share.
+func TestConfinePod(t *testing.T) {
+	got, err := confine(`{"process":{"args":["x"]},"root":{"path":"rootfs"},
+		"mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "pod/shm", "options": ["nosuid", "mode=1777", "size=65536"]}],
+		"linux": {"namespaces": [{"type": "uts", "path": "pod"}, {"type": "pid", "path": "container/p.1"}]}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"linux":{"cgroupsPath":"/vc/c","namespaces":[{"path":"/pod/uts","type":"uts"},{"path":"/pid/of/p.1","type":"pid"}]},` +
+		`"mounts":[{"destination":"/dev/shm","options":["bind","nosuid"],"source":"/shm/with/mode=1777,size=65536","type":"bind"}],` +
+		`"ociVersion":"1.0.2","process":{"args":["x"],"terminal":false},"root":{"path":"` + share + `/rootfs"}}`
 	if string(got.config) != want {
 		t.Errorf("got  %s\nwant %s", got.config, want)
 	}
@@ -68,6 +94,10 @@ func TestConfineSpecRefuses(t *testing.T) {
 		"no type":             bind(`{"source":"x"}`),
 		"null mount":          bind(`null`),
 		"namespace file":      `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"pid","path":"/etc/x"}]}}`,
+		"a pid":               `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"ipc","path":"/proc/17/ns/ipc"}]}}`,
+		"network of the pod":  `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"network","path":"pod"}]}}`,
+		"ipc of a container":  `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"ipc","path":"container/c"}]}}`,
+		"bind of shm":         bind(`{"type":"bind","source":"pod/shm"}`),
 		"mount namespace":     `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}}`,
 	} {
 		if _, err := confine(config); !errors.Is(err, errSpec) {

@@ -38,6 +38,7 @@ const (
 	crunState     = "/run/crun"
 	callsDir      = "/run/vc/calls"
 	containersDir = "/run/vc/containers"
+	podShmDir     = "/run/vc/shm"
 )
 
 func main() {
@@ -161,6 +162,7 @@ func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, 
 		Disks:       &guest.Disks{Modules: modules, Reaper: reap},
 		Network:     &guest.Network{Modules: modules},
 		Machine:     guest.Machine{},
+		Pod:         &guest.Pod{ShmDir: podShmDir},
 		CgroupsPath: func(name string) string { return path.Join("/", guest.ContainersCgroup, name) },
 		Group: func(name string) server.Group {
 			return cgroup.Group{Dir: path.Join(guest.CgroupRoot, guest.ContainersCgroup, name)}
