@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Lock is the lock of one container id, held.
+// Lock is the lock of one container or sandbox id, held.
 type Lock struct {
 	file    *flock.Flock
 	path    string
@@ -29,27 +29,47 @@ type Lock struct {
 // it is done by a goroutine, which is left to itself when ctx ends: it gives
 // the lock back should it ever get it.
 func (s *Store) Lock(ctx context.Context, id string) (*Lock, error) {
-	if err := ValidateID(id); err != nil {
-		return nil, err
-	}
-	dir, err := s.makeKind(locksDir)
+	l, err := s.lock(ctx, locksDir, id)
 	if err != nil {
 		return nil, fmt.Errorf("lock container %s: %w", id, err)
 	}
+	return l, nil
+}
+
+// LockSandbox is Lock for a sandbox. Who starts its monitor, joins it, or
+// removes what an ended one has left holds it, since the containers of a pod
+// come and go independently of each other. It is taken while the lock of a
+// container is held, never the other way round.
+func (s *Store) LockSandbox(ctx context.Context, id string) (*Lock, error) {
+	l, err := s.lock(ctx, sandboxLocksDir, id)
+	if err != nil {
+		return nil, fmt.Errorf("lock sandbox %s: %w", id, err)
+	}
+	return l, nil
+}
+
+func (s *Store) lock(ctx context.Context, kind, id string) (*Lock, error) {
+	if err := ValidateID(id); err != nil {
+		return nil, err
+	}
+	dir, err := s.makeKind(kind)
+	if err != nil {
+		return nil, err
+	}
 	dir.Close()
 	for {
-		l := &Lock{path: s.path(locksDir, id)}
+		l := &Lock{path: s.path(kind, id)}
 		// The library opens the file, here so that a symlink is an error.
 		l.file = flock.New(l.path, flock.SetFlag(os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW))
 		if err := l.wait(ctx); err != nil {
-			return nil, fmt.Errorf("lock container %s: %w", id, err)
+			return nil, err
 		}
 		current, err := l.current()
 		if err == nil && current {
 			return l, nil
 		}
 		if err := errors.Join(err, l.file.Unlock()); err != nil {
-			return nil, fmt.Errorf("lock container %s: %w", id, err)
+			return nil, err
 		}
 	}
 }

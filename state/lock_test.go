@@ -221,3 +221,26 @@ func TestLockRefuses(t *testing.T) {
 		t.Errorf("made the symlink's target: %v", err)
 	}
 }
+
+// TestLockSandbox has locks of a sandbox and of the container after which it
+// is named: who holds the one may take the other.
+func TestLockSandbox(t *testing.T) {
+	s := openStore(t)
+	c, err := s.Lock(t.Context(), "p1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sb, err := s.LockSandbox(t.Context(), "p1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.LockSandbox(ctx, "p1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a second lock: %v", err)
+	}
+	if err := errors.Join(sb.Release(), c.Release()); err != nil {
+		t.Error(err)
+	}
+	wantEmpty(t, s.path(sandboxLocksDir))
+}

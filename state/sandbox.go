@@ -1,6 +1,7 @@
 package state
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,9 @@ type Sandbox struct {
 	// BootID is the boot that the processes belong to; this one where empty.
 	BootID  string    `json:"bootID"`
 	Created time.Time `json:"created"`
+	// Cgroup is that of the sandbox's own on the host (package cgroup); empty
+	// where its processes are in the cgroup of a container that is as long-lived.
+	Cgroup json.RawMessage `json:"cgroup,omitempty"`
 }
 
 // noSandboxError is ErrNotExist for a sandbox.

@@ -19,6 +19,9 @@ const (
 	containersDir = "containers"
 	sandboxesDir  = "sandboxes"
 	locksDir      = "locks"
+	// sandboxLocksDir is not in sandboxesDir: who waits for a lock outlives the
+	// sandbox's folder.
+	sandboxLocksDir = "sandbox-locks"
 )
 
 // Store is a folder with records. It holds nothing open: a Store needs no
