@@ -84,9 +84,10 @@ type plan struct {
 	share   *share.Config // nil where there is nothing to share
 	netns   string        // path, or "" for a fresh one
 	sandbox string
-	pod     bool
+	role    oci.Role
 	process json.RawMessage
 	hooks   json.RawMessage
+	record  *state.Container // once it is being built
 	place   *place
 }
 
@@ -106,12 +107,7 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	if p.netns, _, err = oci.NetworkNamespace(b.Spec); err != nil {
 		return nil, err
 	}
-	role := oci.Single
-	if p.sandbox, role, err = oci.SandboxOf(b.Spec.Annotations, o.ID); err != nil {
-		return nil, err
-	}
-	p.pod = role != oci.Single
-	if p.guest, err = b.Guest(oci.GuestOptions{ID: o.ID}); err != nil {
+	if err := r.planSandbox(p); err != nil {
 		return nil, err
 	}
 	for _, d := range p.guest.Dropped {
@@ -188,6 +184,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if spec.Linux != nil {
 		rec.CgroupsPath = spec.Linux.CgroupsPath
 	}
+	p.record = rec
 	if err := failpoint.Here(failpoint.CreateRecord); err != nil {
 		return nil, err
 	}
@@ -244,40 +241,6 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 		return nil, err
 	}
 	return proc, failpoint.Here(failpoint.CreateDone)
-}
-
-// claimSandbox starts the container's sandbox, or joins its pod's, and claims
-// the container in it. The claim is good while the connection is open.
-func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) (*monitor.Conn, error) {
-	if p.pod {
-		if conn, err := r.joinSandbox(ctx, p.sandbox, p.ID); !errors.Is(err, monitor.ErrGone) {
-			return conn, err
-		}
-	}
-	undo.push(func(ctx context.Context) error { return r.endSandbox(ctx, p.sandbox) })
-	conn, err := r.spawnMonitor(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	// The claim goes first when things are undone: the monitor then ends by
-	// itself.
-	undo.push(func(context.Context) error { conn.Close(); return nil })
-	return conn, nil
-}
-
-func (r *Runtime) joinSandbox(ctx context.Context, sandbox, id string) (*monitor.Conn, error) {
-	if err := failpoint.Here(failpoint.CreateJoin); err != nil {
-		return nil, err
-	}
-	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))
-	if err != nil {
-		return nil, err
-	}
-	if _, err := conn.Call(ctx, &monitor.Request{Op: monitor.OpClaim, Container: id}, nil); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("join sandbox %s: %w", sandbox, err)
-	}
-	return conn, nil
 }
 
 // oomName is the file in the bundle by which engines know that the container

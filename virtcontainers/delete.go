@@ -71,7 +71,8 @@ func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) erro
 	if !errors.Is(cause, state.ErrNotExist) && !errors.Is(cause, state.ErrCorrupt) {
 		return cause
 	}
-	if err := r.endSandbox(ctx, id); err != nil {
+	// The id may also be that of a pod that never had a container of its own.
+	if err := r.endIfLast(ctx, &state.Container{ID: id, Sandbox: id}); err != nil {
 		return err
 	}
 	return r.Store.RemoveContainer(id)
@@ -80,17 +81,33 @@ func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) erro
 // clean ends what still lives of a container and removes its traces, the
 // record last: while that is there, somebody knows what to clean.
 func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
-	errs := []error{failpoint.Here(failpoint.DeleteShim), rec.Shim.Kill(ctx)}
-	if last, err := r.lastOf(rec); err != nil {
-		errs = append(errs, err)
-	} else if last {
-		errs = append(errs, r.endSandbox(ctx, rec.Sandbox))
-	}
-	errs = append(errs, failpoint.Here(failpoint.DeleteCgroup), r.leavePlace(ctx, rec), failpoint.Here(failpoint.DeleteRecord))
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(
+		failpoint.Here(failpoint.DeleteShim),
+		rec.Shim.Kill(ctx),
+		r.endIfLast(ctx, rec),
+		failpoint.Here(failpoint.DeleteCgroup),
+		r.leavePlace(ctx, rec.ID, rec.Cgroup),
+		failpoint.Here(failpoint.DeleteRecord),
+	)
+	if err != nil {
 		return fmt.Errorf("clean up container %s: %w", rec.ID, err)
 	}
 	return r.Store.RemoveContainer(rec.ID)
+}
+
+// endIfLast ends the record's sandbox where no other container lives in it,
+// and removes what is left of it.
+func (r *Runtime) endIfLast(ctx context.Context, rec *state.Container) error {
+	lock, err := r.Store.LockSandbox(ctx, rec.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	last, err := r.lastOf(rec)
+	if err != nil || !last {
+		return err
+	}
+	return r.endSandbox(ctx, rec.Sandbox)
 }
 
 // lastOf reports whether no other container lives in the record's sandbox.
@@ -111,7 +128,8 @@ func (r *Runtime) lastOf(rec *state.Container) (bool, error) {
 }
 
 // endSandbox waits for the end of a sandbox that nobody needs any more, ends
-// it by force where that takes too long, and removes its folder.
+// it by force where that takes too long, and removes its cgroup and folder. It
+// is called with the sandbox's lock held.
 func (r *Runtime) endSandbox(ctx context.Context, id string) error {
 	if err := failpoint.Here(failpoint.DeleteSandbox); err != nil {
 		return err
@@ -123,7 +141,7 @@ func (r *Runtime) endSandbox(ctx context.Context, id string) error {
 		if sb.Monitor.Wait(wait) != nil {
 			r.Log.WithField("sandbox", id).Warn("the monitor does not end: killing it")
 		}
-		err = r.killSandbox(ctx, id)
+		err = errors.Join(r.killSandbox(ctx, id), r.leavePlace(ctx, id, sb.Cgroup))
 	} else if errors.Is(err, state.ErrNotExist) {
 		err = nil
 	}

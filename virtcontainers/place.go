@@ -11,23 +11,49 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 )
 
-// place is the host cgroup of a container that is being created: its shim and
-// file server live there, and the monitor and the VM where it is the
-// sandbox's first.
+// place is a host cgroup that is being filled: that of a container, with its
+// shim and file server, and the monitor and the VM where it lives as long as
+// the sandbox; or that of a sandbox.
 type place struct {
-	r    *Runtime
-	rec  *state.Container
 	cg   *cgroup.Cgroup // nil on a host without cgroups
 	made bool
+	// save records the cgroup as it is now.
+	save func(json.RawMessage) error
 }
 
-// newPlace decides on the cgroup and records it, before anything is made.
+// newPlace decides on the container's cgroup and records it, before anything
+// is made.
 func (r *Runtime) newPlace(rec *state.Container, undo *cleanup) (*place, error) {
 	where, err := cgroup.Place(rec.CgroupsPath, rec.ID, rec.SystemdCgroup)
 	if err != nil {
 		return nil, err
 	}
-	p := &place{r: r, rec: rec}
+	p, err := decidePlace(where, func(cg json.RawMessage) error {
+		rec.Cgroup = cg
+		return r.Store.SaveContainer(rec)
+	})
+	if err == nil && p.cg != nil {
+		undo.push(p.cg.Remove)
+	}
+	return p, err
+}
+
+// sandboxPlace is newPlace for a sandbox without a container that lives as
+// long: a cgroup cannot be removed with its container while the VM is in it.
+func (r *Runtime) sandboxPlace(rec *state.Container, sb *state.Sandbox) (*place, error) {
+	where, err := cgroup.PlaceSandbox(rec.CgroupsPath, sb.ID, rec.SystemdCgroup)
+	if err != nil {
+		return nil, err
+	}
+	return decidePlace(where, func(cg json.RawMessage) error {
+		sb.Cgroup = cg
+		return r.Store.SaveSandbox(sb)
+	})
+}
+
+func decidePlace(where cgroup.Placement, save func(json.RawMessage) error) (*place, error) {
+	p := &place{save: save}
+	var err error
 	p.cg, err = cgroup.New(where)
 	if errors.Is(err, cgroup.ErrNone) {
 		return p, nil
@@ -35,18 +61,18 @@ func (r *Runtime) newPlace(rec *state.Container, undo *cleanup) (*place, error) 
 	if err != nil {
 		return nil, err
 	}
-	undo.push(p.cg.Remove)
 	return p, p.record()
 }
 
-func (p *place) record() (err error) {
+func (p *place) record() error {
 	if err := failpoint.Here(failpoint.CreateRecordCgroup); err != nil {
 		return err
 	}
-	if p.rec.Cgroup, err = json.Marshal(p.cg); err != nil {
+	cg, err := json.Marshal(p.cg)
+	if err != nil {
 		return fmt.Errorf("encode cgroup: %w", err)
 	}
-	return p.r.Store.SaveContainer(p.rec)
+	return p.save(cg)
 }
 
 // enter moves a process into the cgroup, which is made for the first one. What
@@ -67,19 +93,20 @@ func (p *place) enter(ctx context.Context, pid int) error {
 	return errors.Join(err, p.record())
 }
 
-// leavePlace removes the cgroup of a container whose processes have ended.
-func (r *Runtime) leavePlace(ctx context.Context, rec *state.Container) error {
-	if rec.Cgroup == nil {
+// leavePlace removes a cgroup whose processes have ended; record is that of a
+// container or sandbox.
+func (r *Runtime) leavePlace(ctx context.Context, id string, record json.RawMessage) error {
+	if record == nil {
 		return nil
 	}
-	cg, err := cgroup.Load(rec.Cgroup)
+	cg, err := cgroup.Load(record)
 	if err != nil {
 		return err
 	}
 	err = cg.Remove(ctx)
 	if errors.Is(err, cgroup.ErrNested) {
 		// Somebody made cgroups below it: they are not ours to remove.
-		r.Log.WithError(err).WithField("container", rec.ID).Warn("leave the cgroup")
+		r.Log.WithError(err).WithField("id", id).Warn("leave the cgroup")
 		return nil
 	}
 	return err

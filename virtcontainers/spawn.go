@@ -15,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
 )
 
 // The hidden sub-commands.
@@ -66,23 +67,14 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 		conn.Close()
 		return nil, fmt.Errorf("start the monitor: %w", err)
 	}
-	monitorProcess, err := state.FindProcess(proc.Pid)
-	if err == nil {
-		err = failpoint.Here(failpoint.CreateRecordSandbox)
-	}
-	if err == nil {
-		err = r.recordSandbox(p.sandbox, monitorProcess)
-	}
-	if err == nil {
-		err = p.place.enter(ctx, proc.Pid) // before it starts anything
-	}
-	if err == nil {
+	// Before it starts anything.
+	if err = r.recordSandbox(ctx, p, proc.Pid); err == nil {
 		err = failpoint.Here(failpoint.CreateBriefMonitor)
 	}
 	if err == nil {
 		err = conn.Send(&monitor.Request{
 			Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
-			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.pod},
+			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.role != oci.Single},
 		}, nil)
 	}
 	if err != nil {
@@ -92,12 +84,31 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	return conn, nil
 }
 
-func (r *Runtime) recordSandbox(id string, mon state.Process) error {
+// recordSandbox records a new monitor and moves it to where it belongs: into
+// its own cgroup where its sandbox may outlive the container.
+func (r *Runtime) recordSandbox(ctx context.Context, p *plan, pid int) error {
+	mon, err := state.FindProcess(pid)
+	if err != nil {
+		return err
+	}
 	boot, err := state.BootID()
 	if err != nil {
 		return err
 	}
-	return r.Store.SaveSandbox(&state.Sandbox{ID: id, Monitor: mon, BootID: boot, Created: time.Now().UTC()})
+	if err := failpoint.Here(failpoint.CreateRecordSandbox); err != nil {
+		return err
+	}
+	sb := &state.Sandbox{ID: p.sandbox, Monitor: mon, BootID: boot, Created: time.Now().UTC()}
+	if err := r.Store.SaveSandbox(sb); err != nil {
+		return err
+	}
+	at := p.place
+	if p.role == oci.Member {
+		if at, err = r.sandboxPlace(p.record, sb); err != nil {
+			return err
+		}
+	}
+	return at.enter(ctx, pid)
 }
 
 // shimStart says in which surroundings a shim starts.

@@ -10,6 +10,7 @@ import (
 
 // Bundle is an OCI bundle.
 type Bundle struct {
+	ID      string // of the container; "" for any
 	Dir     string
 	Overlay *Overlay // nil where the rootfs is a plain folder
 	Rootfs  string

@@ -47,7 +47,10 @@ func (e *Env) CreateFrom(b *Bundle, stdin io.Reader) *Container {
 // out of the container's stderr. The container's output is open until Wait.
 func (e *Env) TryCreate(b *Bundle, stdin io.Reader) (*Container, *Result) {
 	e.Helper()
-	c := &Container{Env: e, ID: e.id("c"), Bundle: b}
+	c := &Container{Env: e, ID: b.ID, Bundle: b}
+	if c.ID == "" {
+		c.ID = e.id("c")
+	}
 	pidFile := filepath.Join(b.Dir, "pid")
 	args := append(e.Globals(), "create", "--bundle", b.Dir, "--pid-file", pidFile)
 	if b.Spec.Process.Terminal {

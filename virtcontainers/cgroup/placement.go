@@ -67,6 +67,25 @@ func Place(specPath, id string, systemd bool) (Placement, error) {
 	return Placement{Path: p}, nil
 }
 
+// PlaceSandbox gives where a sandbox belongs that has no container as
+// long-lived as itself: beside the container with the given specPath. Callers
+// know nothing of it, so that it is named after the runtime.
+//
+// Errors: ErrPath.
+func PlaceSandbox(specPath, sandbox string, systemd bool) (Placement, error) {
+	if systemd {
+		slice, _, _ := strings.Cut(specPath, ":")
+		return placeUnit(slice+":"+defaultPrefix+":"+sandbox, sandbox)
+	}
+	name := defaultPrefix + "-" + sandbox
+	p, err := Place(specPath, name, false)
+	if err != nil {
+		return Placement{}, err
+	}
+	p.Path = path.Join(path.Dir(p.Path), name)
+	return p, nil
+}
+
 func placeUnit(specPath, id string) (Placement, error) {
 	const expected = `"slice:prefix:name" for the systemd driver`
 	parts := []string{"", defaultPrefix, id}

@@ -39,6 +39,31 @@ func TestPlace(t *testing.T) {
 	}
 }
 
+func TestPlaceSandbox(t *testing.T) {
+	for _, c := range []struct {
+		path    string
+		systemd bool
+		want    Placement
+	}{
+		{"", false, Placement{Path: "vc-runtime-p1"}},
+		{"c1", false, Placement{Path: "vc-runtime-p1"}},
+		{"/kubepods/pod1/c1", false, Placement{Path: "/kubepods/pod1/vc-runtime-p1"}},
+		{"/c1", false, Placement{Path: "/vc-runtime-p1"}},
+		{"kubepods-pod1.slice:crio:c1", true, Placement{
+			"/kubepods.slice/kubepods-pod1.slice/vc-runtime-p1.scope", "kubepods-pod1.slice", "vc-runtime-p1.scope",
+		}},
+		{"", true, Placement{"/system.slice/vc-runtime-p1.scope", "system.slice", "vc-runtime-p1.scope"}},
+	} {
+		got, err := PlaceSandbox(c.path, "p1", c.systemd)
+		if err != nil || got != c.want {
+			t.Errorf("%q: %+v, %v\nwant %+v", c.path, got, err, c.want)
+		}
+	}
+	if _, err := PlaceSandbox("/", "p1", false); !errors.Is(err, ErrPath) {
+		t.Errorf("the root: %v", err)
+	}
+}
+
 func TestPlaceRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name, path string

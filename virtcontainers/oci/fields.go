@@ -35,7 +35,7 @@ const (
 // fails when the specification has one.
 var fields = []field{
 	{"ociVersion", mapped, "always 1.0.2 in the guest: crun 1.8 takes only 1.0"},
-	{"hostname", carried, "a container without one has the name that the runtime gives"},
+	{"hostname", carried, "of a pod's UTS namespace where the container is in that"},
 	{"domainname", carried, ""},
 	{"annotations", host, "kept in the state and given to hooks; the guest's runtime would act on some"},
 

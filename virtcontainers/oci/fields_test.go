@@ -226,7 +226,7 @@ decides, not its type. A missing source is an error. In the guest:
 | below /sys/fs/cgroup, for a place below /sys/fs/cgroup | left out |
 | below /proc or /sys | refused |
 | /dev, a folder below it | refused, but for /dev/shm, which is shared as files |
-| a folder called shm on a tmpfs, for /dev/shm | a tmpfs of the guest of the same size, for this container only |
+| a folder called shm on a tmpfs, for /dev/shm | a tmpfs of the guest of the same size, shared by those who share the IPC namespace |
 | a device, for a place below /dev | the guest's device, see Devices |
 | a socket or pipe | its name, but it leads nowhere |
 | anything else | shared |
@@ -247,7 +247,9 @@ SELinux labels are left out, ` + "`idmap` and `remount`" + ` refused. Over /proc
 | type | in the guest |
 |---|---|
 | network | required: the VM's network is made from it. A container in the host's network is refused |
-| pid, ipc, uts, cgroup | always new, whether the bundle has none or a path |
+| ipc, uts | new; in a pod the pod's, unless the bundle of a member has a new one |
+| pid | new; in a pod that of another container of the pod where the path is that of its shim |
+| cgroup | always new, whether the bundle has none or a path |
 | mount | always new; a path is refused |
 | user | new, with the bundle's mappings; a path is left out |
 | time | refused |

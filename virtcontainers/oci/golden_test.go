@@ -60,6 +60,12 @@ func loadTestdata(t testing.TB, name string) *Bundle {
 	return &Bundle{Dir: "/bundle", Spec: spec, Rootfs: "/bundle/rootfs"}
 }
 
+// podOptions are those of the bundles that belong to a pod.
+var podOptions = map[string]GuestOptions{
+	"containerd-sandbox": {Role: Sandbox},
+	"containerd-member":  {Role: Member},
+}
+
 // golden is a Guest in a form that reads well.
 type golden struct {
 	Binds   []Bind
@@ -77,7 +83,9 @@ func TestGolden(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := loadTestdata(t, name)
 			before, _ := json.Marshal(b.Spec)
-			g, err := b.guest(GuestOptions{ID: testID, Hostname: "fallback"}, fakeHost{})
+			opts := podOptions[name]
+			opts.ID = testID
+			g, err := b.guest(opts, fakeHost{})
 			if err != nil {
 				t.Fatal(err)
 			}

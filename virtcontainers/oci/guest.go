@@ -24,10 +24,11 @@ const (
 
 // GuestOptions are what a guest specification needs beside the bundle.
 type GuestOptions struct {
-	ID string // the container's
-	// Hostname is for a container whose specification names none, such as a
-	// member of a pod that joins its sandbox's namespace; "" for none.
-	Hostname string
+	ID   string // the container's
+	Role Role   // what it is to its sandbox
+	// PIDOf is the container of the same sandbox whose pid namespace it joins;
+	// "" where it has its own.
+	PIDOf string
 }
 
 // Guest is a bundle as the guest gets it.
@@ -166,6 +167,9 @@ type translation struct {
 	spec  *specs.Spec // what is being built
 	binds []Bind
 	disks []disk.Disk
+	// podIPC says that the container is in its pod's IPC namespace, of which
+	// shared memory is a part.
+	podIPC bool
 }
 
 func (t *translation) run() error {
@@ -178,9 +182,6 @@ func (t *translation) run() error {
 		return err
 	}
 	t.spec.Version = guestVersion
-	if t.spec.Hostname == "" {
-		t.spec.Hostname = t.opts.Hostname
-	}
 	if t.spec.Root == nil {
 		t.spec.Root = &specs.Root{}
 	}

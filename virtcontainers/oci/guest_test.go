@@ -250,17 +250,50 @@ func TestNetworkSysctl(t *testing.T) {
 	}
 }
 
-func TestHostname(t *testing.T) {
-	spec := DefaultSpec()
-	for _, want := range []string{defaultHostname, "pod-0"} {
-		g, err := (&Bundle{Spec: spec}).guest(GuestOptions{ID: testID, Hostname: "pod-0"}, fakeHost{})
-		if err != nil || !strings.Contains(string(g.Spec), `"hostname":"`+want+`"`) {
-			t.Errorf("want hostname %s, error %v", want, err)
-		}
-		spec.Hostname = ""
-	}
-	if _, err := (&Bundle{Spec: spec}).guest(GuestOptions{ID: "../x"}, fakeHost{}); err == nil {
-		t.Error("an id with a path is accepted")
+// TestPodNamespaces shares what the role and the paths of the bundle ask for.
+func TestPodNamespaces(t *testing.T) {
+	own := specs.LinuxNamespace{Type: specs.IPCNamespace}
+	joined := specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "/proc/7/ns/ipc"}
+	shm := specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/sandboxes/p1/shm", Options: []string{"rbind"}}
+	for _, tt := range []struct {
+		name string
+		opts GuestOptions
+		ipc  []specs.LinuxNamespace // of the bundle
+		path string                 // in the guest
+		shm  string
+	}{
+		{"alone", GuestOptions{Role: Single}, []specs.LinuxNamespace{own}, "", "shm"},
+		{"alone, with a path", GuestOptions{Role: Single}, []specs.LinuxNamespace{joined}, "", "shm"},
+		{"sandbox", GuestOptions{Role: Sandbox}, []specs.LinuxNamespace{own}, "pod", "pod/shm"},
+		{"sandbox, pinned by the caller", GuestOptions{Role: Sandbox}, []specs.LinuxNamespace{joined}, "pod", "pod/shm"},
+		{"member", GuestOptions{Role: Member}, []specs.LinuxNamespace{joined}, "pod", "pod/shm"},
+		{"member in the host's", GuestOptions{Role: Member}, nil, "pod", "pod/shm"},
+		{"member for itself", GuestOptions{Role: Member}, []specs.LinuxNamespace{own}, "", "shm"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			spec := DefaultSpec()
+			spec.Linux.Namespaces = append([]specs.LinuxNamespace{{Type: specs.NetworkNamespace}}, tt.ipc...)
+			spec.Mounts = []specs.Mount{shm}
+			tt.opts.ID, tt.opts.PIDOf = testID, "p1"
+			g, err := (&Bundle{Spec: spec}).guest(tt.opts, fakeHost{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got specs.Spec
+			if err := json.Unmarshal(g.Spec, &got); err != nil {
+				t.Fatal(err)
+			}
+			paths := make(map[specs.LinuxNamespaceType]string)
+			for _, ns := range got.Linux.Namespaces {
+				paths[ns.Type] = ns.Path
+			}
+			if paths[specs.IPCNamespace] != tt.path || paths[specs.PIDNamespace] != "container/p1" {
+				t.Errorf("namespaces %v", paths)
+			}
+			if m := got.Mounts[0]; m.Type != "tmpfs" || m.Source != tt.shm || !slices.Contains(m.Options, "size=67108864") {
+				t.Errorf("/dev/shm is %+v", m)
+			}
+		})
 	}
 }
 
@@ -364,5 +397,11 @@ func TestBlockDevices(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "not a clean absolute path") {
 			t.Errorf("path %q: %v", path, err)
 		}
+	}
+}
+
+func TestGuestChecksID(t *testing.T) {
+	if _, err := (&Bundle{Spec: DefaultSpec()}).guest(GuestOptions{ID: "../x"}, fakeHost{}); err == nil {
+		t.Error("an id with a path is accepted")
 	}
 }

@@ -156,9 +156,7 @@ func (t *translation) mapBind(dst, src *specs.Mount, field string) (keep bool, e
 		t.drop(field, kind.dropped)
 		return false, nil
 	case kind.guest == "tmpfs":
-		t.drop(field+".source", "/dev/shm is a file system of the guest, and the container's own")
-		size := "size=" + strconv.FormatInt(what.size, 10)
-		dst.Type, dst.Source, dst.Options = "tmpfs", "shm", append(opts.guest, "mode=1777", size)
+		t.mapShm(dst, what, opts, field)
 		return true, nil
 	case kind.guest != "":
 		t.drop(field+".source", "the guest's own "+kind.guest+" is mounted")
@@ -167,6 +165,18 @@ func (t *translation) mapBind(dst, src *specs.Mount, field string) (keep bool, e
 	}
 	t.addBind(dst, what, opts, field)
 	return true, nil
+}
+
+// mapShm makes shared memory in the guest of the folder that a caller has made
+// for it on the host: the container's own, or its pod's.
+func (t *translation) mapShm(dst *specs.Mount, what source, opts mountOptions, field string) {
+	owner := "the container's own"
+	dst.Type, dst.Source = "tmpfs", "shm"
+	if t.podIPC {
+		owner, dst.Source = "the pod's", podShm
+	}
+	t.drop(field+".source", "/dev/shm is a file system of the guest, "+owner)
+	dst.Options = append(opts.guest, "mode=1777", "size="+strconv.FormatInt(what.size, 10))
 }
 
 func (t *translation) addBind(dst *specs.Mount, what source, opts mountOptions, field string) {

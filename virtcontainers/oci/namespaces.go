@@ -20,56 +20,109 @@ var ownNamespaces = []specs.LinuxNamespaceType{
 	specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.MountNamespace, specs.CgroupNamespace,
 }
 
+// What the agent finds in the guest by these names, as the path of a namespace
+// or the source of a tmpfs.
+const (
+	podNamespace       = "pod"        // that of the pod's containers
+	containerNamespace = "container/" // and an id: that of the container
+	podShm             = "pod/shm"    // the pod's shared memory
+)
+
+// asked is what a bundle says of a kind of namespace.
+type asked struct {
+	any  bool   // the container is in none of the host's
+	path string // of one to join
+}
+
 // mapNamespaces makes the guest's namespaces, and what depends on them: id
 // mappings and sysctls.
 func (t *translation) mapNamespaces(dst, src *specs.Linux) error {
-	asked, err := t.readNamespaces(src.Namespaces)
+	list, err := t.readNamespaces(src.Namespaces)
 	if err != nil {
 		return err
 	}
 	var shared []string
 	for _, kind := range ownNamespaces {
-		dst.Namespaces = append(dst.Namespaces, specs.LinuxNamespace{Type: kind})
-		if !asked[kind] && kind != specs.CgroupNamespace {
+		ns := specs.LinuxNamespace{Type: kind}
+		switch {
+		case (kind == specs.IPCNamespace || kind == specs.UTSNamespace) && t.isPods(list[kind]):
+			ns.Path = podNamespace
+		case kind == specs.PIDNamespace && t.opts.PIDOf != "":
+			ns.Path = containerNamespace + t.opts.PIDOf
+		}
+		dst.Namespaces = append(dst.Namespaces, ns)
+		if !list[kind].any && kind != specs.CgroupNamespace {
 			shared = append(shared, string(kind))
 		}
+		if kind == specs.IPCNamespace {
+			t.podIPC = ns.Path != ""
+		}
 	}
-	if len(shared) > 0 {
-		t.drop("linux.namespaces", "the host's namespaces cannot be shared; the container has its own: "+strings.Join(shared, ", "))
-	}
-	if err := t.mapUser(dst, src, asked[specs.UserNamespace]); err != nil {
+	t.reportNamespaces(src.Namespaces, dst.Namespaces, shared)
+	if err := t.mapUser(dst, src, list[specs.UserNamespace].any); err != nil {
 		return err
 	}
-	return t.mapSysctl(dst, src.Sysctl, asked[specs.UserNamespace])
+	return t.mapSysctl(dst, src.Sysctl, list[specs.UserNamespace].any)
 }
 
-// readNamespaces checks the bundle's namespaces and says which there are.
-func (t *translation) readNamespaces(list []specs.LinuxNamespace) (map[specs.LinuxNamespaceType]bool, error) {
-	asked := make(map[specs.LinuxNamespaceType]bool)
+// isPods decides whether an IPC or UTS namespace is the pod's. The container
+// that stands for the pod makes it, or is given it by its caller; the others
+// join it by a path. The host's cannot be had: to the containers of a pod, the
+// pod's comes closest to it.
+func (t *translation) isPods(ns asked) bool {
+	switch t.opts.Role {
+	case Sandbox:
+		return true
+	case Member:
+		return ns.path != "" || !ns.any
+	}
+	return false
+}
+
+// reportNamespaces says which of the bundle's wishes are not met.
+func (t *translation) reportNamespaces(src, dst []specs.LinuxNamespace, shared []string) {
+	met := make(map[specs.LinuxNamespaceType]bool)
+	for _, ns := range dst {
+		met[ns.Type] = ns.Path != ""
+	}
+	for i, ns := range src {
+		if ns.Path != "" && ns.Type != specs.NetworkNamespace && !met[ns.Type] {
+			t.drop(fmt.Sprintf("linux.namespaces[%d].path", i), "a namespace of the host cannot be joined; the container has its own")
+		}
+	}
+	if len(shared) == 0 {
+		return
+	}
+	owner := "container"
+	if t.opts.Role != Single {
+		owner = "container or its pod"
+	}
+	t.drop("linux.namespaces", "the host's namespaces cannot be shared; the "+owner+" has its own: "+strings.Join(shared, ", "))
+}
+
+// readNamespaces checks the bundle's namespaces and says what it asks for.
+func (t *translation) readNamespaces(list []specs.LinuxNamespace) (map[specs.LinuxNamespaceType]asked, error) {
+	found := make(map[specs.LinuxNamespaceType]asked)
 	for i, ns := range list {
 		field := fmt.Sprintf("linux.namespaces[%d]", i)
-		if asked[ns.Type] {
+		if found[ns.Type].any {
 			return nil, fmt.Errorf("malformed spec file: duplicated ns {%q %q}", ns.Type, ns.Path) // runc's text
 		}
-		asked[ns.Type] = true
+		found[ns.Type] = asked{any: true, path: ns.Path}
 		switch ns.Type {
-		case specs.NetworkNamespace:
-			continue // the VM's network is made from it
 		case specs.MountNamespace:
 			if ns.Path != "" {
 				return nil, fmt.Errorf("%s.path: a mount namespace of the host cannot be joined", field)
 			}
 		case specs.TimeNamespace:
 			return nil, fmt.Errorf("%s: %s", field, noTimeNamespace)
+		case specs.NetworkNamespace: // the VM's network is made from it
 		case specs.UserNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace:
 		default:
 			return nil, fmt.Errorf("namespace {%q %q} does not exist", ns.Type, ns.Path) // runc's text
 		}
-		if ns.Path != "" {
-			t.drop(field+".path", "a namespace of the host cannot be joined; the container has its own")
-		}
 	}
-	return asked, nil
+	return found, nil
 }
 
 func (t *translation) mapUser(dst, src *specs.Linux, asked bool) error {

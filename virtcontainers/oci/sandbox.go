@@ -21,6 +21,10 @@ const (
 	// Member is a container of a pod. Its sandbox may never have been
 	// created: some callers leave the pod's own container out.
 	Member
+	// Companion is a container of a pod that shares something only where the
+	// pod has a container of its own: it is a Member if that exists, and Single
+	// otherwise. Podman names the pod of a container either way.
+	Companion
 )
 
 func (r Role) String() string {
@@ -31,6 +35,8 @@ func (r Role) String() string {
 		return "sandbox"
 	case Member:
 		return "member"
+	case Companion:
+		return "companion"
 	}
 	return fmt.Sprintf("Role(%d)", int(r))
 }
@@ -61,6 +67,7 @@ var idPattern = regexp.MustCompile(`^[\w+.-]+$`)
 
 // SandboxOf reads from a container's annotations which sandbox it belongs to;
 // id is the container's own. Podman uses CRI-O's sandbox key without its type.
+// Whether a Companion is a Member is for the caller to find out.
 // Two callers' annotations that contradict each other are an error.
 func SandboxOf(annotations map[string]string, id string) (sandboxID string, role Role, err error) {
 	if err := checkID(id); err != nil {
@@ -75,8 +82,11 @@ func SandboxOf(annotations map[string]string, id string) (sandboxID string, role
 			return "", Single, fmt.Errorf("annotations of %s: %w", keys.caller, err)
 		case r == Single:
 			continue
-		case role != Single && (sid != sandboxID || r != role):
+		case role != Single && (sid != sandboxID || r != role && r != Companion && role != Companion):
 			return "", Single, fmt.Errorf("annotations of %s and %s name different pods", from, keys.caller)
+		}
+		if role != Single && r == Companion {
+			continue // the other one says more
 		}
 		sandboxID, role, from = sid, r, keys.caller
 	}
@@ -98,7 +108,7 @@ func (k podKeys) read(annotations map[string]string, id string) (string, Role, e
 		case id:
 			return id, Sandbox, nil
 		}
-		return sandbox, Member, nil
+		return sandbox, Companion, nil
 	case k.podSandbox:
 		if sandbox != "" && sandbox != id {
 			return "", Single, fmt.Errorf("%s is %q, but %s is not the container's own id", k.role, kind, k.sandbox)
@@ -118,6 +128,20 @@ func checkID(id string) error {
 		return fmt.Errorf("invalid container ID format: %q", id)
 	}
 	return nil
+}
+
+// JoinedPIDNamespace gives the path of the pid namespace that the container is
+// to join, "" where there is none.
+func JoinedPIDNamespace(spec *specs.Spec) string {
+	if spec.Linux == nil {
+		return ""
+	}
+	for _, ns := range spec.Linux.Namespaces {
+		if ns.Type == specs.PIDNamespace {
+			return ns.Path
+		}
+	}
+	return ""
 }
 
 // NetworkNamespace gives the network namespace that the VM's network comes

@@ -23,7 +23,7 @@ func TestSandboxOf(t *testing.T) {
 		{"docker", nil, "c1", Single, false},
 		{"podman alone", map[string]string{"io.container.manager": "libpod"}, "c1", Single, false},
 		{"podman infra", map[string]string{crioID: "c1"}, "c1", Sandbox, false},
-		{"podman in a pod", map[string]string{crioID: "p1"}, "p1", Member, false},
+		{"podman in a pod", map[string]string{crioID: "p1"}, "p1", Companion, false},
 		{"CRI-O sandbox", map[string]string{crioType: "sandbox", crioID: "c1"}, "c1", Sandbox, false},
 		{"CRI-O container", map[string]string{crioType: "container", crioID: "p1"}, "p1", Member, false},
 		{"containerd sandbox", map[string]string{ctrdType: "sandbox", ctrdID: "c1"}, "c1", Sandbox, false},

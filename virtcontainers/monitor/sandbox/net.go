@@ -27,8 +27,20 @@ type networker interface {
 // attachment joins the VM to the network namespace of the sandbox's first
 // container, which the others share.
 type attachment struct {
-	mu sync.Mutex // guards net, and lets one sync run at a time
+	mu sync.Mutex // guards what follows, and lets one sync run at a time
 	at *network.Attachment
+	ns namespaceID // of at
+}
+
+// namespaceID tells one namespace from another while it lives (namespaces(7)).
+type namespaceID struct{ dev, ino uint64 }
+
+func idOf(ns *os.File) (namespaceID, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(ns.Fd()), &st); err != nil {
+		return namespaceID{}, fmt.Errorf("network namespace: %w", err)
+	}
+	return namespaceID{st.Dev, st.Ino}, nil
 }
 
 // sync makes the VM's interfaces those of the namespace that the shim is in.
@@ -38,18 +50,8 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 	defer trace.Begin(ctx, trace.Phase, "network").End()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.at == nil {
-		ns, err := os.Open("/proc/" + strconv.Itoa(shim) + "/ns/net")
-		if err != nil {
-			return fmt.Errorf("network namespace: %w", err)
-		}
-		defer ns.Close()
-		if err := notOurs(ns); err != nil {
-			return err
-		}
-		if a.at, err = network.Attach(ctx, ns, cpus); err != nil {
-			return fmt.Errorf("attach to the network: %w", err)
-		}
+	if err := a.enter(ctx, shim, cpus); err != nil {
+		return err
 	}
 	if err := a.at.Sync(ctx, m.VM, m.Guest); err != nil {
 		return fmt.Errorf("attach the network to the VM: %w", err)
@@ -57,20 +59,48 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 	return nil
 }
 
+// enter attaches to the namespace that the shim is in. All containers of a
+// sandbox must be in one: they share the VM's network. It is called with mu held.
+func (a *attachment) enter(ctx context.Context, shim, cpus int) error {
+	ns, err := os.Open("/proc/" + strconv.Itoa(shim) + "/ns/net")
+	if err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	defer ns.Close()
+	id, err := idOf(ns)
+	if err != nil {
+		return err
+	}
+	if a.at != nil {
+		if id != a.ns {
+			return errors.New("the container is in another network namespace than its pod: " +
+				"the containers of one virtual machine share its network")
+		}
+		return nil
+	}
+	if err := notOurs(id); err != nil {
+		return err
+	}
+	if a.at, err = network.Attach(ctx, ns, cpus); err != nil {
+		return fmt.Errorf("attach to the network: %w", err)
+	}
+	a.ns = id
+	return nil
+}
+
 // notOurs makes sure that a namespace is not the host's, whose interfaces would
 // be taken away from it.
-func notOurs(ns *os.File) error {
-	var own, other unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &own); err != nil {
+func notOurs(id namespaceID) error {
+	ns, err := os.Open("/proc/self/ns/net")
+	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
 	}
-	if err := unix.Fstat(int(ns.Fd()), &other); err != nil {
-		return fmt.Errorf("network namespace: %w", err)
+	defer ns.Close()
+	own, err := idOf(ns)
+	if err == nil && own == id {
+		err = errors.New("the container is in the host's network namespace: refused")
 	}
-	if own.Dev == other.Dev && own.Ino == other.Ino {
-		return errors.New("the container is in the host's network namespace: refused")
-	}
-	return nil
+	return err
 }
 
 // close takes back what was made in the namespace.
