@@ -18,6 +18,10 @@ import (
 // ErrNoSlot is what plugging gives when the machine has no free slot.
 var ErrNoSlot = errors.New("no free hotplug slot in the virtual machine")
 
+// ErrVsock is that a machine's vsock device does not work or is not there:
+// the same machine without one may.
+var ErrVsock = errors.New("no vsock")
+
 // Accel is how guest code is run.
 type Accel string
 
@@ -45,6 +49,9 @@ type Config struct {
 	KernelArgs []string
 	// HotplugSlots is how many devices can be plugged at the same time.
 	HotplugSlots int
+	// Vsock gives the machine a vsock device, with an address that no other
+	// machine of the host has.
+	Vsock bool
 
 	// MemoryFile, if set, makes a machine that can be saved as a template: it
 	// is the path of a file that becomes the guest's memory.
@@ -68,6 +75,7 @@ type Driver interface {
 	// control channel; the guest may still be booting. The machine dies with
 	// the calling process, even when that is killed. On an error nothing is
 	// left behind.
+	// The error is ErrVsock where it is the vsock device that cannot be made.
 	Start(ctx context.Context, cfg Config) (VM, error)
 }
 
@@ -79,6 +87,9 @@ type VM interface {
 	// is the caller's to close; when the machine has ended it gives what the
 	// guest had said before and then io.EOF.
 	Channel() net.Conn
+	// DialVsock connects to a port of the guest's vsock. The guest decides
+	// whether and when it answers, and who does.
+	DialVsock(ctx context.Context, port uint32) (net.Conn, error)
 	// PlugShare attaches a virtiofs device with the given tag, whose file
 	// server is at the other end of the connected vhost-user socket. The VM
 	// takes its own copy of the socket. The guest may see the device later.

@@ -9,14 +9,11 @@ import (
 
 // ProtocolVersion is the version of everything in this package. Host and
 // agent must agree on it: the guest image and the runtime are one release.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
-// PortName is the name of the virtio-serial port that carries the channel.
+// PortName is the name of the virtio-serial port that carries the greeting,
+// and the session where there is no vsock.
 const PortName = "vc.agent"
-
-// VsockPort is the AF_VSOCK port on which the agent listens where the host
-// offers vsock.
-const VsockPort = 1024
 
 // maxLine bounds a line of the handshake or a stream header, in bytes. The
 // peer is not trusted to end its line.
@@ -38,6 +35,9 @@ type Welcome struct {
 	Protocol int    `json:"protocol"`
 	TimeNs   int64  `json:"timeNs"`  // host's CLOCK_REALTIME, ns since the epoch
 	Entropy  []byte `json:"entropy"` // 64 fresh bytes for the guest's pool
+	// Vsock is set where the machine has a vsock device that the host would
+	// like the session to go over.
+	Vsock *VsockTerms `json:"vsock,omitempty"`
 }
 
 // Kind says what a stream carries.

@@ -34,24 +34,32 @@ type Options struct {
 	// Hello is the agent's greeting where it has been read before: a clone
 	// of a template says none of its own. nil reads it from the connection.
 	Hello *api.Hello
+	// Vsock is set where the machine has a vsock device, which the session is
+	// to go over.
+	Vsock *Vsock
 }
 
 // Client is a session with the agent of one guest.
 type Client struct {
-	hello api.Hello
-	mux   *yamux.Session
-	conn  *guard
-	rpc   *ttrpc.Client
-	agent api.AgentService
+	hello   api.Hello
+	mux     *yamux.Session
+	conn    *guard   // of the session
+	port    net.Conn // of the greeting; often the same
+	noVsock error
+	rpc     *ttrpc.Client
+	agent   api.AgentService
 }
 
 // Dial greets the agent over conn and starts a session. It owns conn from then
 // on, also when it fails. A guest that does not answer is waited for until ctx
 // ends.
 func Dial(ctx context.Context, conn net.Conn, opts Options) (*Client, error) {
-	c, err := dial(ctx, conn, opts)
-	if err != nil {
+	c := &Client{port: conn}
+	if err := c.dial(ctx, opts); err != nil {
 		conn.Close()
+		if c.conn != nil {
+			c.conn.Close()
+		}
 		if ctx.Err() != nil {
 			err = fmt.Errorf("%w (%w)", ctx.Err(), err)
 		}
@@ -60,33 +68,50 @@ func Dial(ctx context.Context, conn net.Conn, opts Options) (*Client, error) {
 	return c, nil
 }
 
-func dial(ctx context.Context, conn net.Conn, opts Options) (*Client, error) {
-	c := &Client{conn: &guard{Conn: conn}}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
-	err := c.greet(conn, opts)
+func (c *Client) dial(ctx context.Context, opts Options) error {
+	stop := context.AfterFunc(ctx, func() { c.port.SetDeadline(time.Unix(1, 0)) })
+	carrier, err := c.agree(ctx, opts)
 	if !stop() && err == nil {
 		err = ctx.Err()
 	}
+	if carrier != nil {
+		c.conn = &guard{Conn: carrier}
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.mux, err = yamux.Client(c.conn, muxConfig())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	stream, err := c.open(ctx, api.StreamHeader{Kind: api.KindRPC})
 	if err != nil {
 		err = cmp.Or(c.Err(), err)
 		c.mux.Close()
-		return nil, err
+		return err
 	}
 	c.rpc = ttrpc.NewClient(stream, ttrpc.WithUnaryClientInterceptor(note))
 	c.agent = api.NewAgentClient(c.rpc)
-	return c, nil
+	return nil
+}
+
+// agree greets the agent and gives what the session goes over.
+func (c *Client) agree(ctx context.Context, opts Options) (net.Conn, error) {
+	var terms *api.VsockTerms
+	if opts.Vsock != nil {
+		terms = api.NewVsockTerms()
+	}
+	if err := c.greet(c.port, opts, terms); err != nil {
+		return nil, err
+	}
+	if terms == nil {
+		return c.port, nil
+	}
+	return c.chooseCarrier(ctx, opts.Vsock, terms)
 }
 
 // greet reads Hello and answers with Welcome.
-func (c *Client) greet(conn net.Conn, opts Options) error {
+func (c *Client) greet(conn net.Conn, opts Options, terms *api.VsockTerms) error {
 	if opts.Hello != nil {
 		c.hello = *opts.Hello
 	} else if err := api.ReadLine(conn, &c.hello); err != nil {
@@ -99,7 +124,7 @@ func (c *Client) greet(conn net.Conn, opts Options) error {
 	if c.hello.ImageID != opts.ImageID {
 		return fmt.Errorf("%w: it is %.128q, expected %.128q", ErrMismatch, c.hello.ImageID, opts.ImageID)
 	}
-	w := api.Welcome{Protocol: api.ProtocolVersion, Entropy: make([]byte, 64)}
+	w := api.Welcome{Protocol: api.ProtocolVersion, Entropy: make([]byte, 64), Vsock: terms}
 	rand.Read(w.Entropy) // never fails (crypto/rand)
 	w.TimeNs = time.Now().UnixNano()
 	if err := api.WriteLine(conn, w); err != nil {
@@ -130,6 +155,18 @@ func muxConfig() *yamux.Config {
 // Hello is what the agent has said of itself.
 func (c *Client) Hello() api.Hello { return c.hello }
 
+// Carrier is what the session goes over.
+func (c *Client) Carrier() api.Carrier {
+	if c.conn.Conn == c.port {
+		return api.CarrierSerial
+	}
+	return api.CarrierVsock
+}
+
+// NoVsock says why the session does not go over vsock though Options ask for
+// it; nil otherwise.
+func (c *Client) NoVsock() error { return c.noVsock }
+
 // Done is closed when the session has ended: the guest is gone or has broken
 // the protocol, or Close was called.
 func (c *Client) Done() <-chan struct{} { return c.mux.CloseChan() }
@@ -141,7 +178,7 @@ func (c *Client) Err() error { return c.conn.reason() }
 // Close ends the session and every call and stream of it.
 func (c *Client) Close() error {
 	// The connection first: what waits in a write to it ends.
-	return errors.Join(ignoreClosed(c.conn.Close()), c.rpc.Close(), c.mux.Close())
+	return errors.Join(ignoreClosed(c.conn.Close()), ignoreClosed(c.port.Close()), c.rpc.Close(), c.mux.Close())
 }
 
 func ignoreClosed(err error) error {

@@ -55,7 +55,7 @@ func TestDialRefuses(t *testing.T) {
 		"gone":         {func(c net.Conn) { c.Close() }, io.EOF, nil},
 		"endless line": {func(c net.Conn) { c.Write(bytes.Repeat([]byte("x"), 1<<20)) }, api.ErrLineTooLong, nil},
 		"protocol": {func(c net.Conn) { api.WriteLine(c, api.Hello{Protocol: 7, ImageID: "image"}) },
-			ErrMismatch, []string{"protocol 7", "host 1"}},
+			ErrMismatch, []string{"protocol 7", "host 2"}},
 		"image": {func(c net.Conn) { api.WriteLine(c, api.Hello{Protocol: api.ProtocolVersion, ImageID: "other"}) },
 			ErrMismatch, []string{`"other"`, `"image"`}},
 		"does not read": {func(c net.Conn) { api.WriteLine(c, goodHello) }, context.DeadlineExceeded, nil},

@@ -113,7 +113,7 @@ func TestLoadErrors(t *testing.T) {
 			name:   "other protocol",
 			change: func(m *Manifest) { m.Protocol = 99 },
 			is:     ErrMismatch,
-			text:   `guest image does not match: its agent speaks protocol 99, this runtime 1 (make guest)`,
+			text:   `guest image does not match: its agent speaks protocol 99, this runtime 2 (make guest)`,
 		},
 		{
 			name:   "other form",

@@ -170,25 +170,45 @@ func (w testWriter) Write(b []byte) (int, error) {
 // session connects a client to the server.
 func (r *rig) session(t *testing.T) *client.Client {
 	t.Helper()
-	host, guest := connPair(t)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		defer guest.Close()
-		if _, err := Greet(guest, api.Hello{Protocol: api.ProtocolVersion, ImageID: "image"}); err != nil {
-			t.Errorf("greet: %v", err)
-			return
-		}
-		if err := r.server.Serve(context.Background(), guest); err != nil {
-			t.Errorf("serve: %v", err)
-		}
-	}()
-	c, err := client.Dial(testContext(t), host, client.Options{ImageID: "image"})
+	c, served, err := r.dial(t, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close(); <-ended })
+	t.Cleanup(func() {
+		c.Close()
+		if err := <-served; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
 	return c
+}
+
+// dial connects a client to the server, which ends with it and gives the
+// agent's error then.
+func (r *rig) dial(t *testing.T, v *client.Vsock, listen func() (Listener, error)) (*client.Client, <-chan error, error) {
+	t.Helper()
+	host, guest := connPair(t)
+	served := make(chan error, 1)
+	go func() {
+		defer guest.Close()
+		served <- r.serve(guest, listen)
+	}()
+	c, err := client.Dial(testContext(t), host, client.Options{ImageID: "image", Vsock: v})
+	return c, served, err
+}
+
+// serve is the agent's side of one session, as in cmd/vc-agent.
+func (r *rig) serve(port net.Conn, listen func() (Listener, error)) error {
+	welcome, err := Greet(port, api.Hello{Protocol: api.ProtocolVersion, ImageID: "image"})
+	if err != nil {
+		return err
+	}
+	carrier, err := Carrier(port, welcome.Vsock, listen)
+	if err != nil {
+		return err
+	}
+	defer carrier.Close()
+	return r.server.Serve(context.Background(), carrier)
 }
 
 func connPair(t *testing.T) (a, b net.Conn) {

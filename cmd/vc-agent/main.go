@@ -92,7 +92,7 @@ func run(ctx context.Context, logger *log.Logger) error {
 	}
 	srv := newServer(logger, reap, modules, finish.wait, notes)
 	for {
-		err := session(ctx, port, srv, imageID, finish.start)
+		err := session(ctx, port, modules, srv, imageID, finish.start)
 		if errors.Is(err, syscall.ENODEV) || errors.Is(err, os.ErrClosed) {
 			return err // the port is gone
 		}
@@ -122,7 +122,7 @@ func settle(ctx context.Context, finish *finish) error {
 
 // session greets the host and serves it until it goes away. The rest of the
 // set-up starts once Hello is out.
-func session(ctx context.Context, port *guest.Port, srv *server.Server, imageID string, finish func()) error {
+func session(ctx context.Context, port *guest.Port, modules *guest.Modules, srv *server.Server, imageID string, finish func()) error {
 	conn, err := port.Session()
 	if err != nil {
 		return err
@@ -139,7 +139,12 @@ func session(ctx context.Context, port *guest.Port, srv *server.Server, imageID 
 	if err != nil {
 		return err
 	}
-	return srv.Serve(ctx, conn)
+	carrier, err := server.Carrier(conn, welcome.Vsock, func() (server.Listener, error) { return guest.ListenVsock(modules) })
+	if err != nil {
+		return err
+	}
+	defer carrier.Close()
+	return srv.Serve(ctx, carrier)
 }
 
 // helloThen calls after once something has been written.

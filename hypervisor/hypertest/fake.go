@@ -29,6 +29,8 @@ type Driver struct {
 	StartErr error
 	// PlugErr, if not nil, is asked what a PlugShare of a tag gives.
 	PlugErr func(tag string) error
+	// Vsock plays what listens on the guest's vsock ports; nil refuses.
+	Vsock func(port uint32) (net.Conn, error)
 
 	mu  sync.Mutex // guards what follows
 	vms []*VM
@@ -50,8 +52,13 @@ func (d *Driver) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 		return nil, err
 	}
 	v := &VM{
-		process: p, channel: host, plugErr: d.PlugErr,
+		process: p, channel: host, plugErr: d.PlugErr, vsock: refuse,
 		slots: cfg.HotplugSlots, shares: make(map[string]*os.File),
+	}
+	if !cfg.Vsock {
+		v.vsock = nil
+	} else if d.Vsock != nil {
+		v.vsock = d.Vsock
 	}
 	agent := d.Agent
 	if agent == nil {
@@ -86,6 +93,7 @@ type VM struct {
 	process *process
 	channel net.Conn
 	plugErr func(tag string) error
+	vsock   func(port uint32) (net.Conn, error) // nil without a device
 	slots   int
 
 	mu      sync.Mutex // guards what follows
@@ -96,6 +104,21 @@ type VM struct {
 
 // Channel is hypervisor.VM.
 func (v *VM) Channel() net.Conn { return v.channel }
+
+// DialVsock is hypervisor.VM.
+func (v *VM) DialVsock(ctx context.Context, port uint32) (net.Conn, error) {
+	if v.vsock == nil {
+		return nil, fmt.Errorf("%w: the fake has no device", hypervisor.ErrVsock)
+	}
+	if err := v.process.ask(ctx); err != nil {
+		return nil, fmt.Errorf("connect to vsock port %d: %w", port, err)
+	}
+	return v.vsock(port)
+}
+
+func refuse(port uint32) (net.Conn, error) {
+	return nil, fmt.Errorf("connect to vsock port %d: %w", port, unix.ECONNRESET)
+}
 
 // PlugShare is hypervisor.VM. It refuses a tag that is plugged.
 func (v *VM) PlugShare(ctx context.Context, tag string, socket *os.File) (hypervisor.Device, error) {

@@ -24,6 +24,9 @@ type Layout struct {
 	QMP, Console, Channel int
 	// Memory is the number of the fd in QEMU that is the memory of a clone.
 	Memory int
+	// Vsock is the number of the fd in QEMU of a vsock device, CID its address.
+	Vsock int
+	CID   uint32
 	// Firmware is the path of a firmware that starts a PVH kernel faster than
 	// QEMU's default; "" for the default. Templates and clones use the default.
 	Firmware string
@@ -70,6 +73,11 @@ func Args(cfg hypervisor.Config, l Layout) []string {
 	a.add("-device", "virtio-serial-pci,id=serial,bus=pcie.0,addr=0x2")
 	a.add("-device", "virtserialport,bus=serial.0,chardev=channel,name="+api.PortName)
 
+	if cfg.Vsock {
+		// Templates and clones have one as well: to plug one in would cost each
+		// clone the plugging.
+		a.add("-device", fmt.Sprintf("%s,id=vsock,bus=pcie.0,addr=0x1,vhostfd=%d,guest-cid=%d", vsockDriver, l.Vsock, l.CID))
+	}
 	if snapshots(cfg) {
 		// Tells the kernel that it is a clone now: it draws new random numbers.
 		a.add("-device", "vmgenid,guid=auto")

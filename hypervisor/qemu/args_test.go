@@ -42,6 +42,17 @@ func TestArgs(t *testing.T) {
 			},
 			layout: Layout{QMP: 7, Console: 8, Channel: 9, Firmware: "/usr/share/qemu/qboot.rom"},
 		},
+		"vsock": {
+			cfg:    func(c *hypervisor.Config) { c.Vsock, c.HotplugSlots = true, 1 },
+			layout: Layout{QMP: 3, Console: 4, Channel: 5, Vsock: 6, CID: 4294967294},
+		},
+		"vsock-clone": {
+			cfg: func(c *hypervisor.Config) {
+				c.Vsock = true
+				c.Template = &hypervisor.Template{Memory: "/cache/memory", State: "/cache/state"}
+			},
+			layout: Layout{QMP: 3, Console: 4, Channel: 5, Memory: 6, Vsock: 7, CID: 3},
+		},
 		"template": {
 			cfg:    func(c *hypervisor.Config) { c.MemoryFile = "/cache/a,b/memory" },
 			layout: Layout{QMP: 3, Console: 4, Channel: 5, Firmware: "/usr/share/qemu/qboot.rom"},

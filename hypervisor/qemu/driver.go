@@ -87,6 +87,9 @@ func (v *vm) stillborn(ctx context.Context, cause error) error {
 	}
 	killErr := v.Kill()
 	v.channel.Close()
+	if v.cid != 0 {
+		cause = blameVsock(cause)
+	}
 	return errors.Join(fmt.Errorf("start QEMU: %w", cause), killErr)
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -38,10 +39,21 @@ func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
 		slots:   make([]bool, cfg.HotplugSlots),
 	}
 	l := Layout{QMP: firstFD, Console: firstFD + 1, Channel: firstFD + 2, Firmware: firmware(cfg.Binary)}
-	inherited := guest
+	inherited := slices.Clone(guest)
 	if memory != nil {
-		l.Memory = firstFD + len(guest)
-		inherited = append(guest[:len(guest):len(guest)], memory)
+		l.Memory = firstFD + len(inherited)
+		inherited = append(inherited, memory)
+	}
+	if cfg.Vsock {
+		var device *os.File
+		if device, v.cid, err = openVsock(vhostVsock); err != nil {
+			host.close()
+			return nil, nil, err
+		}
+		// Nobody but QEMU may keep it open: connections end with the device.
+		defer device.Close()
+		l.Vsock, l.CID = firstFD+len(inherited), v.cid
+		inherited = append(inherited, device)
 	}
 	v.cmd = command(cfg.Binary, Args(cfg, l), inherited, v.stderr)
 

@@ -25,6 +25,7 @@ type vm struct {
 	proc    state.Process
 	qmp     *qmp.Client
 	channel net.Conn
+	cid     uint32 // address of the vsock device; 0 without
 	console *tail
 	stderr  *tail
 

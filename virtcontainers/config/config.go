@@ -67,6 +67,15 @@ const (
 	TemplateOff  TemplateUse = "off"
 )
 
+// Channel is what carries the agent's session.
+type Channel string
+
+const (
+	ChannelAuto   Channel = "auto" // vsock where that works, else virtio-serial
+	ChannelVsock  Channel = "vsock"
+	ChannelSerial Channel = "serial"
+)
+
 // Hypervisor is the table [hypervisor].
 type Hypervisor struct {
 	QEMU         string
@@ -78,6 +87,7 @@ type Hypervisor struct {
 	HotplugSlots int
 	BootTimeout  Duration
 	Template     TemplateUse
+	Channel      Channel
 	// CacheDir keeps templates, and what has been found out about the host.
 	CacheDir string
 }
@@ -115,6 +125,7 @@ func Default() *Config {
 			HotplugSlots: 8,
 			BootTimeout:  Seconds(60),
 			Template:     TemplateAuto,
+			Channel:      ChannelAuto,
 			CacheDir:     "/var/cache/vc-runtime",
 		},
 		Share: Share{Cache: CacheAuto},

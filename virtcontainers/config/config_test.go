@@ -77,6 +77,7 @@ memory = "2G"
 hotplug_slots = 4
 boot_timeout = "6s"
 template = "off"
+channel = "serial"
 cache_dir = "/c"
 [share]
 virtiofsd = "/v"
@@ -96,7 +97,7 @@ anything = { goes = 1 }
 		Hypervisor: Hypervisor{
 			QEMU: "/q", Accel: AccelTCG, GuestImage: "/g", Kernel: "/k",
 			CPUs: 3, Memory: 2 * GiB, HotplugSlots: 4, BootTimeout: Seconds(6),
-			Template: TemplateOff, CacheDir: "/c",
+			Template: TemplateOff, Channel: ChannelSerial, CacheDir: "/c",
 		},
 		Share: Share{Virtiofsd: "/v", Cache: CacheNever},
 	}
@@ -138,6 +139,7 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		{"hypervisor", `memory = "many"`, `hypervisor.memory = "many"` + aMemory},
 		{"hypervisor", `memory = 512`, `hypervisor.memory = 512` + aMemory},
 		{"hypervisor", `template = "on"`, `hypervisor.template = "on": expected "auto" or "off"`},
+		{"hypervisor", `channel = "tcp"`, `hypervisor.channel = "tcp": expected "auto" or "vsock" or "serial"`},
 		{"hypervisor", `cache_dir = ""`, `hypervisor.cache_dir = "": expected an absolute path`},
 		{"hypervisor", `cache_dir = "cache"`, `hypervisor.cache_dir = "cache": expected an absolute path`},
 		{"hypervisor", `qemu = "qemu"`, `hypervisor.qemu = "qemu"` + aPath},

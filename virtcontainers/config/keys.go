@@ -48,6 +48,7 @@ func (c *Config) keys() []key {
 		{"hypervisor.hotplug_slots", number(&h.HotplugSlots, 1, 24)},
 		{"hypervisor.boot_timeout", timeout(&h.BootTimeout)},
 		{"hypervisor.template", oneOf(&h.Template, TemplateAuto, TemplateOff)},
+		{"hypervisor.channel", oneOf(&h.Channel, ChannelAuto, ChannelVsock, ChannelSerial)},
 		{"hypervisor.cache_dir", folder(&h.CacheDir)},
 
 		{"share.virtiofsd", path(&s.Virtiofsd)},

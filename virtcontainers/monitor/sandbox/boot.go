@@ -24,7 +24,7 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 		return nil, err
 	}
 	b.started = started
-	m, err := b.boot(ctx)
+	m, err := b.bootAnyhow(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,26 @@ func prepare(ctx context.Context, cfg *monitor.SandboxConfig) (b *booting, notic
 	if notices, err = chooseAccel(ctx, cfg, &vmCfg, image.ImageID); err != nil {
 		return nil, nil, err
 	}
-	return &booting{hv: hv, machine: vmCfg, imageID: image.ImageID}, notices, nil
+	more, err := chooseChannel(hv.Channel, &vmCfg, qemu.CheckVsock)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &booting{driver: qemu.Driver{}, hv: hv, machine: vmCfg, imageID: image.ImageID}, append(notices, more...), nil
+}
+
+// bootAnyhow gives a machine, without vsock if it is that which does not work
+// and need not.
+func (b *booting) bootAnyhow(ctx context.Context) (*Machine, error) {
+	m, err := b.boot(ctx)
+	if !b.dropVsock(ctx, err) {
+		return m, err
+	}
+	m, bootErr := b.boot(ctx)
+	if bootErr != nil {
+		return nil, bootErr
+	}
+	m.Notices = append(m.Notices, serialInstead(err))
+	return m, nil
 }
 
 // boot gives a clone where that is wanted and works, else a machine that boots.
@@ -76,7 +95,7 @@ func (b *booting) boot(ctx context.Context) (*Machine, error) {
 	var notices []string
 	if b.hv.Template == config.TemplateAuto {
 		m, err := b.clone(ctx)
-		if err == nil || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil || errors.Is(err, hypervisor.ErrVsock) {
 			return m, err
 		}
 		if !errors.Is(err, template.ErrFailedBefore) { // else it has been said

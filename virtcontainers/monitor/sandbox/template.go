@@ -130,7 +130,7 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	cfg := b.machine
 	cfg.Name, cfg.MemoryFile = "template", t.Memory
 	cfg.KernelArgs = append(cfg.KernelArgs[:len(cfg.KernelArgs):len(cfg.KernelArgs)], api.TemplateArg)
-	vm, err := qemu.Driver{}.Start(ctx, cfg)
+	vm, err := b.driver.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -178,6 +178,7 @@ func greetingOf(e *template.Entry) (*api.Hello, error) {
 
 // booting is a machine on its way.
 type booting struct {
+	driver  hypervisor.Driver
 	hv      *config.Hypervisor
 	machine hypervisor.Config
 	imageID string
@@ -212,7 +213,7 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 		return nil, err
 	}
 	begun := trace.Now()
-	vm, err := qemu.Driver{}.Start(ctx, cfg)
+	vm, err := b.driver.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +229,7 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 		}
 	}()
 	defer trace.Begin(ctx, trace.Phase, "greet the agent").End()
-	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: b.imageID, Hello: hello})
+	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: b.imageID, Hello: hello, Vsock: b.vsock(vm)})
 	if err == nil {
 		if err = failpoint.Here(failpoint.MonitorBooted); err != nil {
 			guest.Close()
@@ -237,5 +238,9 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	if err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
-	return &Machine{VM: vm, Guest: guest, started: begun}, nil
+	m := &Machine{VM: vm, Guest: guest, started: begun}
+	if err := guest.NoVsock(); err != nil {
+		m.Notices = append(m.Notices, serialInstead(err))
+	}
+	return m, nil
 }

@@ -57,6 +57,9 @@ func (t *Templates) Create(ctx context.Context) (key string, made bool, err erro
 	b.started = func(hypervisor.VM) error { return nil } // it dies with this process
 	b.check, b.retry = true, true
 	m, err := b.clone(ctx)
+	if b.dropVsock(ctx, err) {
+		m, err = b.clone(ctx)
+	}
 	if err != nil && b.from != nil && !b.made && ctx.Err() == nil {
 		m, err = b.clone(ctx) // the one that did not work has been removed
 	}
