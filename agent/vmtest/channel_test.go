@@ -20,7 +20,7 @@ func TestReconnect(t *testing.T) {
 		// back before is taken for the old one.
 		time.Sleep(300 * time.Millisecond)
 		start := time.Now()
-		m.connect(t)
+		m.connect(t, nil)
 		t.Logf("reconnect: %v", time.Since(start).Round(time.Millisecond))
 		m.sleeper(t, fmt.Sprintf("s%d", i))
 	}

@@ -37,13 +37,19 @@ type machine struct {
 // boot starts a guest with n shares and connects to its agent.
 func boot(t *testing.T, n int) *machine {
 	t.Helper()
+	return bootWith(t, n, nil)
+}
+
+// bootWith is boot for a session that is to go over vsock.
+func bootWith(t *testing.T, n int, v *client.Vsock) *machine {
+	t.Helper()
 	m := &machine{t: t, dir: t.TempDir(), guest: os.Getenv(guestEnv)}
 	if m.guest == "" {
 		t.Skipf("NOT RUN: needs a virtual machine; set %s to the folder of a guest image", guestEnv)
 	}
 	start := time.Now()
 	m.launch(t, n)
-	m.connect(t)
+	m.connect(t, v)
 	t.Cleanup(func() { m.Close() })
 	t.Logf("spawn to session %v, agent's uptime at hello %d ms", time.Since(start).Round(time.Millisecond), m.Hello().UptimeMs)
 	return m
@@ -84,12 +90,12 @@ func (m *machine) launch(t *testing.T, n int) {
 }
 
 // connect starts a session with the agent.
-func (m *machine) connect(t *testing.T) {
+func (m *machine) connect(t *testing.T, v *client.Vsock) {
 	t.Helper()
 	conn := dialUnix(t, filepath.Join(m.dir, "agent"))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	c, err := client.Dial(ctx, conn, client.Options{ImageID: imageID(t, m.guest)})
+	c, err := client.Dial(ctx, conn, client.Options{ImageID: imageID(t, m.guest), Vsock: v})
 	if err != nil {
 		t.Fatal(err)
 	}
