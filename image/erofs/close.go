@@ -27,10 +27,11 @@ func (w *Writer) Close(root *Dir, identity [16]byte) (Stat, error) {
 	if !w.timed {
 		w.timed, w.super.time, w.super.timeNsec = true, root.Attr.Sec, root.Attr.Nsec
 	}
-	linked, err := prepare(root, nil)
-	if err != nil {
+	var c census
+	if err := c.take(root); err != nil {
 		return Stat{}, err
 	}
+	w.super.inodes = c.inodes
 	// The entries of a folder have the places of those in it and of the one
 	// that it is in. So first all get a place, and then they are written.
 	root.nid = rootOffset / slotSize
@@ -51,7 +52,7 @@ func (w *Writer) Close(root *Dir, identity [16]byte) (Stat, error) {
 	if err := w.out.flush(); err != nil {
 		return Stat{}, err
 	}
-	if err := w.writeLinks(linked); err != nil {
+	if err := w.writeLinks(c.linked); err != nil {
 		return Stat{}, err
 	}
 	w.alloc.trim()
@@ -70,9 +71,15 @@ func (w *Writer) Close(root *Dir, identity [16]byte) (Stat, error) {
 	return stat, nil
 }
 
-// prepare sorts the names of a folder and of those in it, and counts links.
-// It returns the inodes that have more than one.
-func prepare(d *Dir, linked []*Inode) ([]*Inode, error) {
+// census is what a walk over the tree counts.
+type census struct {
+	inodes uint64
+	linked []*Inode // those with more than one name
+}
+
+// take counts a folder and what is in it, and sorts its names.
+func (c *census) take(d *Dir) error {
+	c.inodes++
 	d.names = append(d.Names(), ".", "..")
 	slices.Sort(d.names)
 	d.subdirs = 0
@@ -81,29 +88,31 @@ func prepare(d *Dir, linked []*Inode) ([]*Inode, error) {
 		switch {
 		case e.Dir != nil:
 			d.subdirs++
-			var err error
-			if linked, err = prepare(e.Dir, linked); err != nil {
-				return nil, fmt.Errorf("%s/%w", name, err)
+			if err := c.take(e.Dir); err != nil {
+				return err
 			}
 		case e.Inode != nil:
-			if e.Inode.links++; e.Inode.links == 2 {
-				linked = append(linked, e.Inode)
+			switch e.Inode.links++; e.Inode.links {
+			case 1:
+				c.inodes++
+			case 2:
+				c.linked = append(c.linked, e.Inode)
 			}
 			if e.Inode.links > math.MaxUint16 && !e.Inode.extended {
-				return nil, fmt.Errorf("%s: more than %d hard links: %w", name, math.MaxUint16, ErrTooLarge)
+				return fmt.Errorf("%q: more than %d hard links: %w", name, math.MaxUint16, ErrTooLarge)
 			}
 		}
 	}
-	return linked, nil
+	return nil
 }
 
-// record makes the record of a folder, but for its data.
+// dirRecord makes the record of a folder, but for its data.
 func (w *Writer) dirRecord(d *Dir) (*record, error) {
 	r, err := w.begin(d.Attr, unix.S_IFDIR)
 	if err != nil {
 		return nil, err
 	}
-	r.links = 2 + uint32(d.subdirs)
+	r.links, r.extended = 2+uint32(d.subdirs), d.Changeable
 	blocks, tail := dirSize(d.names)
 	r.size = int64(blocks)*BlockSize + int64(tail)
 	if w.inlines(r, tail) {
@@ -167,8 +176,7 @@ func (w *Writer) writeDir(d, parent *Dir, first []byte) error {
 		return err
 	}
 	if d == parent {
-		w.super.inodes++
-		b := w.encode(r, uint32(w.super.inodes))
+		b := w.encode(r)
 		if rootOffset+len(b) > BlockSize {
 			return fmt.Errorf("extended attributes of the root folder, %d bytes: %w", len(r.xattrs), ErrTooLarge)
 		}

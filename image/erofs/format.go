@@ -2,6 +2,8 @@ package erofs
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"hash/crc32"
 
 	"golang.org/x/sys/unix"
@@ -45,9 +47,11 @@ const (
 const (
 	nullAddr = 0xffffffff // no block; in a table of chunks: a hole
 
-	chunkBitsMask = 0x1f // of a chunk's format: its size in blocks, a power of two
-	chunkIndexes  = 0x20 // entries of 8 bytes instead of addresses of 4
+	chunkBitsMask = 0x1f // of the format of chunks: their size in blocks, a power of two
 )
+
+// ErrCorrupt says that an image is damaged, or not one that a Writer makes.
+var ErrCorrupt = errors.New("corrupt erofs image")
 
 // Limits of the format and of the kernel's interface to it.
 const (
@@ -81,6 +85,16 @@ var fileTypes = map[uint16]uint8{
 	unix.S_IFIFO:  5,
 	unix.S_IFSOCK: 6,
 	unix.S_IFLNK:  7,
+}
+
+// typeOf is fileTypes the other way round.
+func typeOf(fileType uint8) uint16 {
+	for kind, t := range fileTypes {
+		if t == fileType {
+			return kind
+		}
+	}
+	return 0
 }
 
 var (
@@ -121,6 +135,28 @@ func (s *superblock) encode(block []byte) {
 	le.PutUint32(b[4:], checksum(block))
 }
 
+// decode reads the superblock of an image from its first block.
+func (s *superblock) decode(block []byte) error {
+	b := block[superOffset:]
+	if magic := le.Uint32(b); magic != superMagic {
+		return fmt.Errorf("magic number %#x, want %#x: %w", magic, superMagic, ErrCorrupt)
+	}
+	*s = superblock{
+		compat: le.Uint32(b[8:]), incompat: le.Uint32(b[80:]), rootNID: le.Uint16(b[14:]),
+		inodes: le.Uint64(b[16:]), time: int64(le.Uint64(b[24:])), timeNsec: le.Uint32(b[32:]),
+		blocks: le.Uint32(b[36:]), metaBlock: le.Uint32(b[40:]), xattrBlock: le.Uint32(b[44:]), uuid: [16]byte(b[48:64]),
+	}
+	switch {
+	case b[12] != blockBits:
+		return fmt.Errorf("blocks of 1<<%d bytes, want 1<<%d: %w", b[12], blockBits, ErrCorrupt)
+	case s.incompat&^incompatChunked != 0:
+		return fmt.Errorf("features %#x, want at most %#x: %w", s.incompat, incompatChunked, ErrCorrupt)
+	case s.compat&compatChecksum == 0 || le.Uint32(b[4:]) != checksum(block):
+		return fmt.Errorf("checksum of the superblock: %w", ErrCorrupt)
+	}
+	return nil
+}
+
 // checksum is that of the superblock: CRC-32C of the rest of its block with
 // the checksum's own field zero, and without the usual inversion at the end.
 func checksum(block []byte) uint32 {
@@ -133,6 +169,10 @@ func checksum(block []byte) uint32 {
 // encodeDevice packs a device number as the kernel's new_encode_dev does.
 func encodeDevice(major, minor uint32) uint32 {
 	return minor&0xff | major<<8 | (minor&^0xff)<<12
+}
+
+func decodeDevice(d uint32) (major, minor uint32) {
+	return d & 0xfff00 >> 8, d&0xff | d>>12&0xfff00
 }
 
 // roundUp rounds n up to a multiple of unit, a power of two.

@@ -44,8 +44,10 @@ func (e Entry) Exists() bool { return e.Dir != nil || e.Inode != nil }
 // Dir is a folder of an image that is being written. It lives in memory until
 // Writer.Close. The zero value is an empty folder.
 type Dir struct {
-	Attr    Attr
-	entries map[string]Entry
+	Attr Attr
+	// Changeable keeps room for SetAttr to set other attributes.
+	Changeable bool
+	entries    map[string]Entry
 
 	// What Close works out.
 	names   []string

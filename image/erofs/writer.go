@@ -35,7 +35,8 @@ type Writer struct {
 	alloc  allocator
 	runBuf []byte // the blocks of alloc.run
 	super  superblock
-	timed  bool // super.time is set
+	timed  bool   // super.time is set
+	number uint32 // of the last inode that was written
 }
 
 // NewWriter begins an image.
@@ -85,9 +86,10 @@ func (w *Writer) inlines(r *record, tail int) bool {
 	return tail > 0 && tail <= inlineMax && w.length(r)+tail <= BlockSize
 }
 
-// encode makes the bytes of the record. The number is that of the inode, for
-// programs that cannot take 64 bits.
-func (w *Writer) encode(r *record, number uint32) []byte {
+// encode makes the bytes of the record, and numbers it, for programs that
+// cannot take its nid, of 64 bits.
+func (w *Writer) encode(r *record) []byte {
+	w.number++
 	mode := r.kind | r.Mode&0o7777
 	b := make([]byte, 0, w.length(r)+len(r.tail))
 	if w.compact(r) {
@@ -98,7 +100,7 @@ func (w *Writer) encode(r *record, number uint32) []byte {
 		b = le.AppendUint32(b, uint32(r.size))
 		b = le.AppendUint32(b, 0)
 		b = le.AppendUint32(b, r.union)
-		b = le.AppendUint32(b, number)
+		b = le.AppendUint32(b, w.number)
 		b = le.AppendUint16(b, uint16(r.UID))
 		b = le.AppendUint16(b, uint16(r.GID))
 		b = le.AppendUint32(b, 0)
@@ -109,7 +111,7 @@ func (w *Writer) encode(r *record, number uint32) []byte {
 		b = le.AppendUint16(b, 0)
 		b = le.AppendUint64(b, uint64(r.size))
 		b = le.AppendUint32(b, r.union)
-		b = le.AppendUint32(b, number)
+		b = le.AppendUint32(b, w.number)
 		b = le.AppendUint32(b, r.UID)
 		b = le.AppendUint32(b, r.GID)
 		b = le.AppendUint64(b, uint64(r.Sec))
@@ -125,8 +127,7 @@ func (w *Writer) put(r *record) (nid uint64, err error) {
 	if r.tail != nil && r.layout == layoutChunks {
 		w.super.incompat |= incompatChunked
 	}
-	w.super.inodes++
-	b := w.encode(r, uint32(w.super.inodes))
+	b := w.encode(r)
 	before := w.alloc
 	offset, fresh := w.alloc.place(len(b))
 	if w.alloc.next > maxBlocks {

@@ -67,3 +67,41 @@ func xattrCount(n int) int {
 	}
 	return (n-xattrHeaderSize)/4 + 1
 }
+
+// xattrSize is the other way round.
+func xattrSize(count uint16) int {
+	if count == 0 {
+		return 0
+	}
+	return xattrHeaderSize + 4*(int(count)-1)
+}
+
+// decodeXattrs reads what encodeXattrs makes.
+func decodeXattrs(b []byte) ([]Xattr, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	if shared := b[4]; shared != 0 {
+		return nil, fmt.Errorf("%d shared extended attributes, want none: %w", shared, ErrCorrupt)
+	}
+	var xattrs []Xattr
+	for b = b[xattrHeaderSize:]; len(b) > 0; {
+		nameLen, index, valueLen := int(b[0]), b[1], int(le.Uint16(b[2:]))
+		end := xattrEntrySize + nameLen + valueLen
+		if end > len(b) {
+			return nil, fmt.Errorf("extended attribute beyond its inode: %w", ErrCorrupt)
+		}
+		name := string(b[xattrEntrySize : xattrEntrySize+nameLen])
+		for _, p := range xattrPrefixes {
+			if p.index == index {
+				name = p.prefix + name
+			}
+		}
+		if !XattrSupported(name) {
+			return nil, fmt.Errorf("extended attribute %q with prefix %d: %w", name, index, ErrCorrupt)
+		}
+		xattrs = append(xattrs, Xattr{Name: name, Value: slices.Clone(b[xattrEntrySize+nameLen : end])})
+		b = b[min(roundUp(end, 4), len(b)):]
+	}
+	return xattrs, nil
+}

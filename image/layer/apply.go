@@ -23,19 +23,17 @@ const (
 
 // applier carries out the entries of one layer after the other.
 type applier struct {
-	lim     Limits
+	budget  *budget
 	image   *erofs.Writer
-	white   *erofs.Inode
-	entries int64 // so far
-	bytes   int64 // of files, so far
-	dropped int
+	white   *erofs.Inode // the one of all whiteouts, once there is one
+	dropped int          // extended attributes
 }
 
 // apply reads the entries of a layer. All data of files goes into the image.
 //
 // Errors: ErrInvalid, ErrLimit, that of the stream or the image.
 func (a *applier) apply(ctx context.Context, r io.Reader) (*tree, error) {
-	l := &layerReader{applier: a, tree: newTree(a.lim), tar: tar.NewReader(r), aufs: make(map[string]*erofs.Inode)}
+	l := &layerReader{applier: a, tree: newTree(a.budget), tar: tar.NewReader(r), aufs: make(map[string]*erofs.Inode)}
 	l.tree.white = a.white
 	for {
 		if ctx.Err() != nil {
@@ -43,14 +41,13 @@ func (a *applier) apply(ctx context.Context, r io.Reader) (*tree, error) {
 		}
 		hdr, err := l.tar.Next()
 		if errors.Is(err, io.EOF) {
-			l.tree.finish()
 			return l.tree, nil
 		}
 		if err != nil {
 			return nil, tarError(err)
 		}
-		if a.entries++; a.entries > a.lim.Inodes {
-			return nil, exceeded("entries", a.lim.Inodes)
+		if err := a.budget.inode(); err != nil {
+			return nil, err
 		}
 		if err := l.entry(hdr); err != nil {
 			return nil, fmt.Errorf("entry %.200q: %w", hdr.Name, tarError(err))
@@ -91,7 +88,7 @@ func (l *layerReader) entry(hdr *tar.Header) error {
 	if strings.HasPrefix(name, aufsPrefix) && base != opaqueMarker {
 		return l.aufsEntry(hdr, name)
 	}
-	parent, err := l.tree.dir(folder, true)
+	parent, depth, err := l.tree.dir(folder, true)
 	if err != nil {
 		return err
 	}
@@ -103,7 +100,7 @@ func (l *layerReader) entry(hdr *tar.Header) error {
 		return l.whiteout(parent, hidden)
 	}
 	if hdr.Typeflag == tar.TypeDir {
-		return l.folder(hdr, parent, base, strings.Count(name, "/")+1)
+		return l.folder(hdr, parent, base, depth)
 	}
 	if hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0 {
 		return l.whiteout(parent, base) // overlay takes it for one
@@ -152,8 +149,9 @@ func (l *layerReader) setDir(hdr *tar.Header, d *erofs.Dir) (err error) {
 		return err
 	}
 	delete(l.tree.implied, d)
+	d.Changeable = false
 	for _, x := range d.Attr.Xattrs {
-		if err := l.tree.keep(len(x.Name) + len(x.Value)); err != nil {
+		if err := l.budget.keep(len(x.Name) + len(x.Value)); err != nil {
 			return err
 		}
 	}
@@ -170,7 +168,7 @@ func (l *layerReader) aufsEntry(hdr *tar.Header, name string) error {
 	i, err := l.inode(hdr)
 	if err == nil {
 		l.aufs[file] = i
-		err = l.tree.keep(len(file))
+		err = l.budget.keep(len(file))
 	}
 	return err
 }
@@ -191,10 +189,9 @@ func (l *layerReader) inode(hdr *tar.Header) (*erofs.Inode, error) {
 	}
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		if hdr.Size > l.lim.Bytes-l.bytes {
-			return nil, exceeded("bytes of files", l.lim.Bytes)
+		if err := l.budget.data(hdr.Size); err != nil {
+			return nil, err
 		}
-		l.bytes += hdr.Size
 		return l.image.File(attr, hdr.Size, l.tar)
 	case tar.TypeSymlink:
 		return l.symlink(attr, hdr.Linkname)
@@ -212,9 +209,10 @@ func (l *layerReader) symlink(attr erofs.Attr, target string) (*erofs.Inode, err
 	if target == "" || len(target) > erofs.MaxSymlink || strings.ContainsRune(target, 0) {
 		return nil, fmt.Errorf("symbolic link to %.80q, want 1 to %d bytes, none zero: %w", target, erofs.MaxSymlink, ErrInvalid)
 	}
-	if err := l.tree.keep(len(target)); err != nil {
+	if err := l.budget.keep(len(target)); err != nil {
 		return nil, err
 	}
+	attr.Mode = 0o777 // as all of Linux' are
 	i, err := l.image.Symlink(attr, target)
 	if err == nil {
 		l.tree.targets[i] = target

@@ -22,8 +22,9 @@ type Limits struct {
 	// files: a sparse file counts with its holes.
 	Bytes int64
 	// Ratio is how many times longer than the blob the uncompressed stream
-	// may be, past the first ratioFloor bytes.
-	Ratio int64
+	// may be, once it is longer than RatioFloor: short streams of zeroes
+	// compress very well.
+	Ratio, RatioFloor int64
 	// Inodes is how many entries the stream may have, and how many inodes the
 	// image.
 	Inodes int64
@@ -36,15 +37,12 @@ type Limits struct {
 	DecoderMemory int64
 }
 
-// ratioFloor is how much a blob may grow to whatever it is: short streams of
-// zeroes compress very well.
-const ratioFloor = 256 << 20
-
 // DefaultLimits are generous: no image that is in use comes near them.
 func DefaultLimits() Limits {
 	return Limits{
 		Bytes:         256 << 30,
 		Ratio:         200,
+		RatioFloor:    256 << 20,
 		Inodes:        2_000_000,
 		Depth:         512,
 		Metadata:      256 << 20,
@@ -57,6 +55,7 @@ func (l Limits) complete() Limits {
 	d := DefaultLimits()
 	set(&l.Bytes, d.Bytes)
 	set(&l.Ratio, d.Ratio)
+	set(&l.RatioFloor, d.RatioFloor)
 	set(&l.Inodes, d.Inodes)
 	set(&l.Depth, d.Depth)
 	set(&l.Metadata, d.Metadata)
@@ -68,6 +67,42 @@ func set[T int | int64](v *T, def T) {
 	if *v == 0 {
 		*v = def
 	}
+}
+
+// budget is what may still be spent on an image.
+type budget struct {
+	lim                     Limits
+	inodes, bytes, metadata int64
+}
+
+func newBudget(lim Limits) *budget {
+	lim = lim.complete()
+	return &budget{lim: lim, inodes: lim.Inodes, bytes: lim.Bytes, metadata: lim.Metadata}
+}
+
+// inode accounts for an entry, or for a folder that no entry names.
+func (b *budget) inode() error {
+	if b.inodes--; b.inodes < 0 {
+		return exceeded("entries", b.lim.Inodes)
+	}
+	return nil
+}
+
+// data accounts for a file's data.
+func (b *budget) data(n int64) error {
+	if n > b.bytes {
+		return exceeded("bytes of files", b.lim.Bytes)
+	}
+	b.bytes -= n
+	return nil
+}
+
+// keep accounts for bytes that stay in memory.
+func (b *budget) keep(n int) error {
+	if b.metadata -= int64(n); b.metadata < 0 {
+		return exceeded("bytes of names and attributes", b.lim.Metadata)
+	}
+	return nil
 }
 
 // exceeded is the error of a limit.

@@ -102,7 +102,7 @@ func (s *stream) fill(ctx context.Context, mediaType string) error {
 		if s.size += int64(n); s.size > s.lim.Bytes {
 			return exceeded("bytes", s.lim.Bytes)
 		}
-		if s.size > ratioFloor && s.size/s.lim.Ratio > s.in.n.Load() {
+		if s.size > s.lim.RatioFloor && s.size/s.lim.Ratio > s.in.n.Load() {
 			return exceeded("times the size of the blob", s.lim.Ratio)
 		}
 		if n > 0 {

@@ -36,10 +36,7 @@ type tree struct {
 	opaque map[*erofs.Dir]bool
 	// implied are folders that the layer has something in without naming them.
 	implied map[*erofs.Dir]bool
-
-	depth    int   // limit
-	metadata int64 // how many bytes may still be kept
-	limit    int64 // how many those were
+	budget  *budget
 }
 
 // place is a name in a folder.
@@ -48,28 +45,22 @@ type place struct {
 	name string
 }
 
-func newTree(lim Limits) *tree {
+func newTree(b *budget) *tree {
 	t := &tree{
-		root:    &erofs.Dir{Attr: impliedAttr()},
+		root:    impliedDir(),
 		targets: make(map[*erofs.Inode]string),
 		whites:  make(map[place]bool),
 		opaque:  make(map[*erofs.Dir]bool),
 		implied: make(map[*erofs.Dir]bool),
-		depth:   lim.Depth, metadata: lim.Metadata, limit: lim.Metadata,
+		budget:  b,
 	}
 	t.implied[t.root] = true
 	return t
 }
 
-// impliedAttr are the attributes of folders that no layer names.
-func impliedAttr() erofs.Attr { return erofs.Attr{Mode: 0o755} }
-
-// keep accounts for bytes that stay in memory.
-func (t *tree) keep(n int) error {
-	if t.metadata -= int64(n); t.metadata < 0 {
-		return exceeded("bytes of names and attributes", t.limit)
-	}
-	return nil
+// impliedDir is a folder that no entry of the layer names, so far.
+func impliedDir() *erofs.Dir {
+	return &erofs.Dir{Attr: erofs.Attr{Mode: 0o755}, Changeable: true}
 }
 
 // cleanName makes the name of an entry relative to the root, which is "".
@@ -92,9 +83,10 @@ func cleanName(name string) (string, error) {
 	return clean, nil
 }
 
-// dir finds the folder of that path, following symbolic links. Where create is
-// set, what is missing is made; otherwise nil is returned.
-func (t *tree) dir(name string, create bool) (*erofs.Dir, error) {
+// dir finds the folder of that path, following symbolic links, and in how many
+// folders it lies. Where create is set, what is missing is made; otherwise nil
+// is returned.
+func (t *tree) dir(name string, create bool) (_ *erofs.Dir, depth int, _ error) {
 	walk := []*erofs.Dir{t.root}
 	links := 0
 	for rest := name; rest != ""; {
@@ -115,34 +107,38 @@ func (t *tree) dir(name string, create bool) (*erofs.Dir, error) {
 			walk = append(walk, e.Dir)
 		case link:
 			if links++; links > maxSymlinks {
-				return nil, fmt.Errorf("%q: more than %d symbolic links: %w", name, maxSymlinks, ErrInvalid)
+				return nil, 0, fmt.Errorf("%q: more than %d symbolic links: %w", name, maxSymlinks, ErrInvalid)
 			}
 			if strings.HasPrefix(target, "/") {
 				walk = walk[:1]
 			}
 			rest = target + "/" + rest
 		case e.Exists() && e.Inode != t.white:
-			return nil, fmt.Errorf("%q: %q is not a folder: %w", name, part, ErrInvalid)
+			return nil, 0, fmt.Errorf("%q: %q is not a folder: %w", name, part, ErrInvalid)
 		case !create:
-			return nil, nil
+			return nil, 0, nil
 		default:
-			d, err := t.mkdir(cur, part, len(walk))
+			d, err := t.mkdir(cur, part, len(walk)-1)
 			if err != nil {
-				return nil, err
+				return nil, 0, err
 			}
-			t.implied[d] = true
+			if err := t.budget.inode(); err != nil {
+				return nil, 0, err
+			}
+			// In place of a whiteout it is another folder than the one below.
+			t.implied[d] = !t.opaque[d]
 			walk = append(walk, d)
 		}
 	}
-	return walk[len(walk)-1], nil
+	return walk[len(walk)-1], len(walk) - 1, nil
 }
 
 // mkdir makes a folder in place of what there is; depth is that of its parent.
 func (t *tree) mkdir(parent *erofs.Dir, name string, depth int) (*erofs.Dir, error) {
-	if depth > t.depth {
-		return nil, exceeded("folders in each other", int64(t.depth))
+	if limit := t.budget.lim.Depth; depth >= limit {
+		return nil, exceeded("folders in each other", int64(limit))
 	}
-	d := &erofs.Dir{Attr: impliedAttr()}
+	d := impliedDir()
 	if t.whites[place{parent, name}] {
 		t.opaque[d] = true
 	}
@@ -158,7 +154,7 @@ func (t *tree) set(parent *erofs.Dir, name string, e erofs.Entry) error {
 		return fmt.Errorf("name %q begins as a whiteout's does: %w", name, ErrInvalid)
 	}
 	parent.Set(name, e)
-	return t.keep(len(name))
+	return t.budget.keep(len(name))
 }
 
 // whiteout hides the name in the layers below.
@@ -167,13 +163,14 @@ func (t *tree) whiteout(parent *erofs.Dir, name string) error {
 		return fmt.Errorf("whiteout of %q: %w", name, ErrInvalid)
 	}
 	t.whites[place{parent, name}] = true
-	if err := t.keep(len(name)); err != nil {
+	if err := t.budget.keep(len(name)); err != nil {
 		return err
 	}
 	// It is of the layers below only: what this one has of that name stays.
 	switch e := parent.Get(name); {
 	case e.Dir != nil:
 		t.opaque[e.Dir] = true
+		delete(t.implied, e.Dir)
 	case !e.Exists():
 		return t.set(parent, name, erofs.Entry{Inode: t.white})
 	}
@@ -187,7 +184,7 @@ func (t *tree) link(target string) (*erofs.Inode, error) {
 		return nil, fmt.Errorf("hard link: %w", err)
 	}
 	folder, base := path.Split(clean)
-	d, err := t.dir(folder, false)
+	d, _, err := t.dir(folder, false)
 	if err != nil {
 		return nil, fmt.Errorf("hard link: %w", err)
 	}
@@ -204,11 +201,54 @@ func (t *tree) link(target string) (*erofs.Inode, error) {
 	return e.Inode, nil
 }
 
-// finish writes what was noted about folders into their attributes.
+// finish makes the tree what an overlay takes for a layer: opaque folders are
+// marked. What lies in one has nothing below it, so that its own whiteouts hide
+// nothing: they go, since an overlay would list them.
 func (t *tree) finish() {
 	for d := range t.opaque {
+		t.prune(d)
 		d.Attr.Xattrs = append(slices.Clip(d.Attr.Xattrs), erofs.Xattr{Name: opaqueXattr, Value: []byte("y")})
 	}
+}
+
+// prune removes the whiteouts in a folder.
+func (t *tree) prune(d *erofs.Dir) {
+	for _, name := range d.Names() {
+		switch e := d.Get(name); {
+		case e.Dir != nil && !t.opaque[e.Dir]: // opaque ones have their own turn
+			t.prune(e.Dir)
+		case e.Inode != nil && e.Inode == t.white:
+			d.Delete(name)
+		}
+	}
+}
+
+// impliedPaths are the paths of folders that the layer does not name, but for
+// those that nothing below can show in. Their inodes can be changed.
+func (t *tree) impliedPaths() ([]string, error) {
+	var paths []string
+	var walk func(d *erofs.Dir, path string) error
+	walk = func(d *erofs.Dir, path string) error {
+		if t.implied[d] {
+			paths = append(paths, path+"/")
+			if err := t.budget.keep(len(path)); err != nil {
+				return err
+			}
+		}
+		if t.opaque[d] {
+			return nil
+		}
+		for _, name := range d.Names() {
+			if sub := d.Get(name).Dir; sub != nil {
+				if err := walk(sub, path+"/"+name); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	err := walk(t.root, "")
+	return paths, err
 }
 
 // overlay puts another tree, of a layer above, over this one, as the kernel's

@@ -31,14 +31,20 @@ type Result struct {
 	// OpaqueRoot says that nothing of the layers below shows: overlay knows
 	// no opaque root, so that they have to be left out.
 	OpaqueRoot bool
+	// Implied are the folders, from the root, that the layer has something in
+	// without naming them. They are made as 0755 root; see Inherit.
+	Implied []string
 	// DroppedXattrs is how many extended attributes the format cannot hold.
 	DroppedXattrs int
 }
 
 // Unpack writes the erofs image of a layer that lies on others, with its
-// whiteouts, into dst, which must be empty. It reads the blob once, to its
-// end. That its digest is the right one, and the diff id, is for the caller to
-// check. The same blob always makes the same image.
+// whiteouts, into dst, which must be empty. The lowest layer of a container's
+// image is for Merge: where nothing lies below, an overlay would list whiteouts.
+//
+// It reads the blob once, to its end. That its digest is the right one, and the
+// diff id, is for the caller to check. The same blob always makes the same
+// image.
 //
 // When it returns without an error the image is complete, but not synced (see
 // erofs.Writer); after an error dst has part of one, without a superblock.
@@ -51,7 +57,11 @@ func Unpack(ctx context.Context, blob Blob, dst erofs.File, lim Limits) (Result,
 	if err != nil {
 		return Result{}, err
 	}
+	t.finish()
 	u.res.OpaqueRoot = t.opaque[t.root]
+	if u.res.Implied, err = t.impliedPaths(); err != nil {
+		return Result{}, err
+	}
 	return u.close(t)
 }
 
@@ -61,7 +71,7 @@ func Unpack(ctx context.Context, blob Blob, dst erofs.File, lim Limits) (Result,
 // it is like Unpack.
 func Merge(ctx context.Context, blobs []Blob, dst erofs.File, lim Limits) (Result, error) {
 	u := newUnpacker(dst, lim)
-	merged := newTree(u.lim)
+	merged := newTree(u.budget)
 	for n, blob := range blobs {
 		t, err := u.layer(ctx, blob)
 		if err != nil {
@@ -79,12 +89,12 @@ type unpacker struct {
 }
 
 func newUnpacker(dst erofs.File, lim Limits) *unpacker {
-	return &unpacker{applier: applier{lim: lim.complete(), image: erofs.NewWriter(dst)}}
+	return &unpacker{applier: applier{budget: newBudget(lim), image: erofs.NewWriter(dst)}}
 }
 
 // layer applies one layer.
 func (u *unpacker) layer(ctx context.Context, blob Blob) (*tree, error) {
-	s := newStream(ctx, blob, blob.MediaType, u.lim)
+	s := newStream(ctx, blob, blob.MediaType, u.budget.lim)
 	t, err := u.apply(ctx, s)
 	if err == nil {
 		// What follows the archive is part of the diff id.

@@ -1,7 +1,7 @@
 package layers
 
 import (
-	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/image/layer/layertest"
 )
 
 func needRoot(t testing.TB) {
@@ -32,43 +34,53 @@ func tool(t testing.TB, name string) string {
 	return p
 }
 
-// mounted mounts an image read-only on a folder of its own in a mount
-// namespace of its own, runs f on the thread that is in there, and unmounts.
-func mounted(t testing.TB, image string, f func(dir string) error) {
+// mounted mounts images read-only, each on a folder of its own, in a mount
+// namespace of their own, runs f on the thread that is in there, and unmounts.
+func mounted(t testing.TB, images []string, f func(dirs []string) error) {
 	t.Helper()
-	dir := t.TempDir()
+	var dirs []string
+	for range images {
+		dirs = append(dirs, t.TempDir())
+	}
+	inNamespace(t, func() error { return withMounts(images, dirs, func() error { return f(dirs) }) })
+}
+
+// inNamespace runs f in a mount namespace of its own.
+func inNamespace(t testing.TB, f func() error) {
+	t.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		done <- inNamespace(image, dir, f)
+		err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS)
+		if err == nil {
+			err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+		}
+		if err == nil {
+			err = f()
+		}
+		done <- err
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
 }
 
-func inNamespace(image, dir string, f func(string) error) (err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
-		return fmt.Errorf("unshare: %w", err)
+// withMounts mounts the first image, and those after it within.
+func withMounts(images, dirs []string, f func() error) error {
+	if len(images) == 0 {
+		return f()
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	dev, err := loopDevice(image)
+	dev, err := loopDevice(images[0])
 	if err != nil {
 		return err
 	}
-	err = unix.Mount(dev.Name(), dir, "erofs", unix.MS_RDONLY, "")
+	err = unix.Mount(dev.Name(), dirs[0], "erofs", unix.MS_RDONLY, "")
 	dev.Close() // the mount holds it now; with the last user it goes
 	if err != nil {
-		return fmt.Errorf("mount %s: %w", image, err)
+		return fmt.Errorf("mount %s: %w", images[0], err)
 	}
-	defer func() {
-		if e := unix.Unmount(dir, 0); e != nil && err == nil {
-			err = fmt.Errorf("unmount: %w", e)
-		}
-	}()
-	return f(dir)
+	err = withMounts(images[1:], dirs[1:], f)
+	return errors.Join(err, unix.Unmount(dirs[0], 0))
 }
 
 // loopDevice attaches the file to a free loop device that detaches itself.
@@ -107,44 +119,46 @@ func loopDevice(file string) (*os.File, error) {
 	}
 }
 
-// listing describes everything below dir, a line for each path: what a layer
-// determines of it. Hard links show as the first path of the inode.
+// listing is layertest.Listing of a folder.
 func listing(dir string) ([]string, error) {
 	var lines []string
-	first := make(map[uint64]string)
+	first := make(map[inode]string)
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		rel, _ := filepath.Rel(dir, path)
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
 		line, err := describe(path, rel, first)
 		lines = append(lines, line)
 		return err
 	})
-	sort.Strings(lines)
 	return lines, err
 }
 
-// sum stands for the data of a file.
-func sum(data []byte) string {
-	sum := sha256.Sum256(data)
-	return fmt.Sprintf("%d %x", len(data), sum[:6])
-}
+// inode is one of any file system.
+type inode struct{ dev, ino uint64 }
 
-func describe(path, rel string, first map[uint64]string) (string, error) {
+func describe(path, rel string, first map[inode]string) (string, error) {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		return "", fmt.Errorf("stat %s: %w", path, err)
 	}
 	line := fmt.Sprintf("%q %o %d:%d %d.%09d", rel, st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Mtim.Nsec)
 	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
 	case unix.S_IFREG:
-		data, err := os.ReadFile(path)
+		f, err := os.Open(path)
 		if err != nil {
 			return "", err
 		}
-		line += " " + sum(data)
+		defer f.Close()
+		sum, err := layertest.Sum(st.Size, f)
+		if err != nil {
+			return "", err
+		}
+		line += " " + sum
 	case unix.S_IFLNK:
 		target, err := os.Readlink(path)
 		if err != nil {
@@ -155,10 +169,11 @@ func describe(path, rel string, first map[uint64]string) (string, error) {
 		line += fmt.Sprintf(" %d,%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		if name, ok := first[st.Ino]; ok {
+		key := inode{st.Dev, st.Ino}
+		if name, ok := first[key]; ok {
 			line += fmt.Sprintf(" = %q", name)
 		} else {
-			first[st.Ino] = rel
+			first[key] = rel
 		}
 		line += fmt.Sprintf(" links %d", st.Nlink)
 	}
@@ -176,7 +191,7 @@ func xattrsOf(path string) (string, error) {
 	sort.Strings(names)
 	line := ""
 	for _, name := range names {
-		if name == "" {
+		if name == "" || name == "security.selinux" {
 			continue
 		}
 		value := make([]byte, 64<<10)
