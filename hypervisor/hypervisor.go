@@ -22,6 +22,10 @@ var ErrNoSlot = errors.New("no free hotplug slot in the virtual machine")
 // the same machine without one may.
 var ErrVsock = errors.New("no vsock")
 
+// MemoryStep is what memory that is plugged must be a multiple of, in MiB: a
+// block of the guest's kernel (x86's SECTION_SIZE_BITS).
+const MemoryStep = 128
+
 // Accel is how guest code is run.
 type Accel string
 
@@ -102,6 +106,13 @@ type VM interface {
 	// slot and come and go together. The VM takes its own copies of the files.
 	// The guest may see the devices later.
 	PlugDisks(ctx context.Context, disks []Disk) (Device, error)
+	// AddMemory plugs that many MiB of memory, a multiple of MemoryStep, and
+	// AddCPUs that many vCPUs: up to what the Config says, else ErrNoSlot. The
+	// guest may see them later, and has to put them to use. They stay until
+	// the machine's end: a guest need not let go of memory, and an emulated
+	// QEMU 7.2 that has unplugged a vCPU aborts at the next hotplug.
+	AddMemory(ctx context.Context, mib int) error
+	AddCPUs(ctx context.Context, count int) error
 	// Console is the end of what the guest has written to its console: at
 	// most 64 KiB, unfiltered guest bytes.
 	Console() []byte

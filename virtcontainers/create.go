@@ -20,6 +20,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/shim"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
 )
 
 // Create makes a container, its process waiting in the guest before exec. On
@@ -85,10 +86,13 @@ type plan struct {
 	netns   string        // path, or "" for a fresh one
 	sandbox string
 	role    oci.Role
-	process json.RawMessage
-	hooks   json.RawMessage
-	record  *state.Container // once it is being built
-	place   *place
+	demand  size.Demand
+	// podDemand is that of the whole sandbox, as far as the caller tells.
+	podDemand size.Demand
+	process   json.RawMessage
+	hooks     json.RawMessage
+	record    *state.Container // once it is being built
+	place     *place
 }
 
 func (r *Runtime) plan(o CreateOptions) (*plan, error) {
@@ -106,6 +110,12 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	p := &plan{CreateOptions: o, bundle: b}
 	if p.netns, _, err = oci.NetworkNamespace(b.Spec); err != nil {
 		return nil, err
+	}
+	if p.podDemand, err = size.OfPod(b.Spec.Annotations); err != nil {
+		return nil, err
+	}
+	if b.Spec.Linux != nil {
+		p.demand = size.Of(b.Spec.Linux.Resources)
 	}
 	if err := r.planSandbox(p); err != nil {
 		return nil, err
@@ -258,6 +268,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 		// Not by the container's id: a socket's name must be short (unix(7)).
 		ShareSocket: "share-" + strconv.Itoa(os.Getpid()) + ".sock",
 		Terminal:    spec.Process.Terminal, Loopback: p.netns == "",
+		Demand:        p.demand,
 		OOMFile:       filepath.Join(p.bundle.Dir, oomName),
 		CreateTimeout: r.Config.Runtime.CreateTimeout.Std(),
 		FlushTimeout:  r.Config.Runtime.FlushTimeout.Std(),

@@ -74,7 +74,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	if err == nil {
 		err = conn.Send(&monitor.Request{
 			Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
-			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.role != oci.Single},
+			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.role != oci.Single, Demand: p.podDemand},
 		}, nil)
 	}
 	if err != nil {

@@ -2,13 +2,17 @@ package virtcontainers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
 )
 
 // Update changes the limits of a container. resources is an OCI resources
@@ -39,7 +43,11 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	for _, d := range dropped {
 		r.Log.WithField("container", id).Debugf("%s is not applied: %s", d.Field, d.Reason)
 	}
-	if err := r.setLimits(ctx, rec, guest); err != nil {
+	demand, err := demandOf(kept)
+	if err != nil {
+		return err
+	}
+	if err := r.setLimits(ctx, rec, guest, demand); err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
 	}
 	rec.Resources = kept
@@ -51,14 +59,26 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 
 // setLimits has the guest apply limits. Where it can apply only some of them,
 // those that the container had are set again, as far as it had any.
-func (r *Runtime) setLimits(ctx context.Context, rec *state.Container, guest []byte) error {
-	_, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: guest})
+func (r *Runtime) setLimits(ctx context.Context, rec *state.Container, guest []byte, demand size.Demand) error {
+	_, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: guest, Demand: demand})
 	if err == nil || errors.Is(err, monitor.ErrGone) || len(rec.Resources) == 0 {
 		return err
 	}
 	old, _, oldErr := oci.GuestResources(rec.Resources)
 	if oldErr == nil {
-		_, oldErr = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: old})
+		demand, oldErr = demandOf(rec.Resources)
+	}
+	if oldErr == nil {
+		_, oldErr = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: old, Demand: demand})
 	}
 	return errors.Join(err, oldErr)
+}
+
+// demandOf is what recorded resources demand of the virtual machine.
+func demandOf(kept []byte) (size.Demand, error) {
+	var res specs.LinuxResources
+	if err := json.Unmarshal(kept, &res); err != nil {
+		return size.Demand{}, fmt.Errorf("recorded resources: %w", err)
+	}
+	return size.Of(&res), nil
 }

@@ -26,8 +26,8 @@ const (
 // Subject is an implementation under test.
 type Subject struct {
 	Driver hypervisor.Driver
-	// Config is a machine with at least two hotplug slots, whose guest says
-	// api.Hello.
+	// Config is a machine with at least two hotplug slots, two CPUs and three
+	// hypervisor.MemorySteps to grow by, whose guest says api.Hello.
 	Config hypervisor.Config
 	// Share gives the connected vhost-user socket of a new file server.
 	Share func(t *testing.T) *os.File
@@ -46,6 +46,7 @@ func Run(t *testing.T, s Subject) {
 		{"PauseAndResume", pauseAndResume},
 		{"SlotsAreLimitedAndReused", slots},
 		{"PlugIsConcurrent", concurrentPlugs},
+		{"Grows", grows},
 		{"DisksComeAndGoTogether", disks},
 		{"CallsGiveUpOnFrozenHypervisor", frozen},
 	}
@@ -296,6 +297,32 @@ func concurrentPlugs(t *testing.T, s Subject) {
 	wg.Wait()
 }
 
+// grows: up to what the Config says, and no further.
+func grows(t *testing.T, s Subject) {
+	vm := s.boot(t)
+	for _, steps := range []int{1, 2} {
+		if err := vm.AddMemory(limit(t, callLimit), steps*hypervisor.MemoryStep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := vm.AddMemory(limit(t, callLimit), s.Config.MaxMemoryMiB); err == nil {
+		t.Error("more memory than the machine may have")
+	}
+	for range s.Config.MaxCPUs - s.Config.CPUs {
+		if err := vm.AddCPUs(limit(t, callLimit), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := vm.AddCPUs(limit(t, callLimit), 1); !errors.Is(err, hypervisor.ErrNoSlot) {
+		t.Errorf("one CPU too many: %v", err)
+	}
+	// The machine has taken no harm.
+	d := s.plug(t, vm, "after")
+	if err := d.Unplug(limit(t, callLimit)); err != nil {
+		t.Error(err)
+	}
+}
+
 // frozen: a hypervisor that does nothing any more holds nobody up, and can
 // still be killed while calls to it hang.
 func frozen(t *testing.T, s Subject) {
@@ -307,9 +334,11 @@ func frozen(t *testing.T, s Subject) {
 	socket := s.Share(t)
 	defer socket.Close()
 	calls := map[string]func(context.Context) error{
-		"Pause":  vm.Pause,
-		"Resume": vm.Resume,
-		"Unplug": plugged.Unplug,
+		"Pause":     vm.Pause,
+		"Resume":    vm.Resume,
+		"Unplug":    plugged.Unplug,
+		"AddMemory": func(ctx context.Context) error { return vm.AddMemory(ctx, hypervisor.MemoryStep) },
+		"AddCPUs":   func(ctx context.Context) error { return vm.AddCPUs(ctx, 1) },
 		"PlugShare": func(ctx context.Context) error {
 			_, err := vm.PlugShare(ctx, "late", socket)
 			return err

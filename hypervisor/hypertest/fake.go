@@ -53,7 +53,7 @@ func (d *Driver) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.V
 	}
 	v := &VM{
 		process: p, channel: host, plugErr: d.PlugErr, vsock: refuse,
-		slots: cfg.HotplugSlots, shares: make(map[string]*os.File),
+		slots: cfg.HotplugSlots, shares: make(map[string]*os.File), size: cfg,
 	}
 	if !cfg.Vsock {
 		v.vsock = nil
@@ -98,6 +98,7 @@ type VM struct {
 
 	mu      sync.Mutex // guards what follows
 	shares  map[string]*os.File
+	size    hypervisor.Config // CPUs and memory as they are now
 	console []byte
 	paused  bool
 }
@@ -163,6 +164,29 @@ func (v *VM) Print(s string) {
 	defer v.mu.Unlock()
 	v.console = append(v.console, s...)
 	v.console = v.console[max(0, len(v.console)-64<<10):]
+}
+
+// AddMemory is hypervisor.VM.
+func (v *VM) AddMemory(ctx context.Context, mib int) error {
+	return v.grow(ctx, &v.size.MemoryMiB, mib, v.size.MaxMemoryMiB)
+}
+
+// AddCPUs is hypervisor.VM.
+func (v *VM) AddCPUs(ctx context.Context, count int) error {
+	return v.grow(ctx, &v.size.CPUs, count, v.size.MaxCPUs)
+}
+
+func (v *VM) grow(ctx context.Context, size *int, by, most int) error {
+	if err := v.process.ask(ctx); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if *size+by > most {
+		return fmt.Errorf("grow by %d: %w", by, hypervisor.ErrNoSlot)
+	}
+	*size += by
+	return nil
 }
 
 // Console is hypervisor.VM.

@@ -14,7 +14,7 @@ import (
 func TestFakeKeepsTheContract(t *testing.T) {
 	Run(t, Subject{
 		Driver: &Driver{},
-		Config: hypervisor.Config{Name: "fake", HotplugSlots: 3},
+		Config: hypervisor.Config{Name: "fake", HotplugSlots: 3, CPUs: 1, MaxCPUs: 3, MemoryMiB: 128, MaxMemoryMiB: 1024},
 		Share:  newSocket,
 	})
 }

@@ -38,9 +38,11 @@ type Layout struct {
 //	tsc=reliable no_timer_check  no calibration against emulated timers
 //	cryptomgr.notests  without the self tests at boot: 0.2 s under TCG
 //	pcie_ports=compat  hotplug goes by ACPI: no port service to probe for
+//	swiotlb=noforce  no 64 MiB set aside for devices that cannot reach all memory,
+//	                 which a machine that can grow could have
 var kernelArgs = []string{
 	"console=ttyS0", "quiet", "panic=-1", "reboot=t",
-	"tsc=reliable", "no_timer_check", "cryptomgr.notests", "pcie_ports=compat",
+	"tsc=reliable", "no_timer_check", "cryptomgr.notests", "pcie_ports=compat", "swiotlb=noforce",
 }
 
 // Args is the command line of the QEMU for cfg, without argv[0]: a pure
@@ -187,7 +189,7 @@ func memory(cfg hypervisor.Config) string {
 	if cfg.MaxMemoryMiB <= cfg.MemoryMiB {
 		return fmt.Sprintf("size=%dM", cfg.MemoryMiB)
 	}
-	return fmt.Sprintf("size=%dM,slots=8,maxmem=%dM", cfg.MemoryMiB, cfg.MaxMemoryMiB)
+	return fmt.Sprintf("size=%dM,slots=%d,maxmem=%dM", cfg.MemoryMiB, memorySlots, cfg.MaxMemoryMiB)
 }
 
 func kernelCommandLine(cfg hypervisor.Config) string {

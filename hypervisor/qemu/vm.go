@@ -36,6 +36,7 @@ type vm struct {
 	mu      sync.Mutex // guards what follows
 	slots   []bool     // taken, by number of the root port
 	plugged int        // devices ever plugged, for unique names
+	dimms   int        // pieces of memory ever plugged
 }
 
 func (v *vm) Channel() net.Conn { return v.channel }

@@ -221,7 +221,7 @@ func config() (hypervisor.Config, error) {
 	}
 	return hypervisor.Config{
 		Name: "test", Binary: binary, Accel: hypervisor.AccelTCG,
-		CPUs: 1, MaxCPUs: 1, MemoryMiB: 256, MaxMemoryMiB: 256,
+		CPUs: 1, MaxCPUs: 3, MemoryMiB: 256, MaxMemoryMiB: 1024,
 		Kernel: kernel, Initrd: initrd, HotplugSlots: 3,
 	}, nil
 }

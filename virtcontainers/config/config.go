@@ -76,14 +76,27 @@ const (
 	ChannelSerial Channel = "serial"
 )
 
+// Sizing is how large a machine is.
+type Sizing string
+
+const (
+	SizingLimits Sizing = "limits" // CPUs and Memory, and more for limits that need it
+	SizingStatic Sizing = "static" // CPUs and Memory
+)
+
 // Hypervisor is the table [hypervisor].
 type Hypervisor struct {
-	QEMU         string
-	Accel        Accel
-	GuestImage   string
-	Kernel       string
-	CPUs         int
-	Memory       Size
+	QEMU       string
+	Accel      Accel
+	GuestImage string
+	Kernel     string
+	CPUs       int
+	Memory     Size
+	Sizing     Sizing
+	// MaxCPUs and MaxMemory are the most that a machine grows to; 0 is what
+	// the host has.
+	MaxCPUs      int
+	MaxMemory    Size
 	HotplugSlots int
 	BootTimeout  Duration
 	Template     TemplateUse
@@ -122,6 +135,7 @@ func Default() *Config {
 			Accel:        AccelAuto,
 			CPUs:         1,
 			Memory:       256 * MiB,
+			Sizing:       SizingLimits,
 			HotplugSlots: 8,
 			BootTimeout:  Seconds(60),
 			Template:     TemplateAuto,

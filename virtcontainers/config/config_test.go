@@ -74,6 +74,9 @@ guest_image = "/g"
 kernel = "/k"
 cpus = 3
 memory = "2G"
+sizing = "static"
+max_cpus = 7
+max_memory = "3G"
 hotplug_slots = 4
 boot_timeout = "6s"
 template = "off"
@@ -96,7 +99,7 @@ anything = { goes = 1 }
 		},
 		Hypervisor: Hypervisor{
 			QEMU: "/q", Accel: AccelTCG, GuestImage: "/g", Kernel: "/k",
-			CPUs: 3, Memory: 2 * GiB, HotplugSlots: 4, BootTimeout: Seconds(6),
+			CPUs: 3, Memory: 2 * GiB, Sizing: SizingStatic, MaxCPUs: 7, MaxMemory: 3 * GiB, HotplugSlots: 4, BootTimeout: Seconds(6),
 			Template: TemplateOff, Channel: ChannelSerial, CacheDir: "/c",
 		},
 		Share: Share{Virtiofsd: "/v", Cache: CacheNever},
@@ -138,6 +141,10 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		{"hypervisor", `memory = "64M"`, `hypervisor.memory = "64M"` + aMemory},
 		{"hypervisor", `memory = "many"`, `hypervisor.memory = "many"` + aMemory},
 		{"hypervisor", `memory = 512`, `hypervisor.memory = 512` + aMemory},
+		{"hypervisor", `max_memory = "1M"`, `hypervisor.max_memory = "1M"` + aMemory + `, or ""`},
+		{"hypervisor", `max_memory = 0`, `hypervisor.max_memory = 0` + aMemory + `, or ""`},
+		{"hypervisor", `max_cpus = -1`, `hypervisor.max_cpus = -1: expected a number from 0 to 255`},
+		{"hypervisor", `sizing = "dynamic"`, `hypervisor.sizing = "dynamic": expected "limits" or "static"`},
 		{"hypervisor", `template = "on"`, `hypervisor.template = "on": expected "auto" or "off"`},
 		{"hypervisor", `channel = "tcp"`, `hypervisor.channel = "tcp": expected "auto" or "vsock" or "serial"`},
 		{"hypervisor", `cache_dir = ""`, `hypervisor.cache_dir = "": expected an absolute path`},
@@ -169,6 +176,25 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q:\n got %v\nwant %s", text, err, want)
 		}
+	}
+}
+
+func TestMost(t *testing.T) {
+	h := &Default().Hypervisor
+	if cpus, memory := h.Most(); cpus < 1 || cpus > maxCPUs || memory < h.Memory || memory > maxMemory || memory%MiB != 0 {
+		t.Errorf("by default: %d CPUs, %s", cpus, memory)
+	}
+	h.MaxCPUs, h.MaxMemory = 5, 2*GiB
+	if cpus, memory := h.Most(); cpus != 5 || memory != 2*GiB {
+		t.Errorf("as configured: %d CPUs, %s", cpus, memory)
+	}
+	h.CPUs, h.Memory = 6, 3*GiB
+	if cpus, memory := h.Most(); cpus != 6 || memory != 3*GiB {
+		t.Errorf("more at the start: %d CPUs, %s", cpus, memory)
+	}
+	h.Sizing, h.MaxCPUs, h.MaxMemory = SizingStatic, 9, 4*GiB
+	if cpus, memory := h.Most(); cpus != 6 || memory != 3*GiB {
+		t.Errorf("static: %d CPUs, %s", cpus, memory)
 	}
 }
 

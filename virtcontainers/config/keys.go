@@ -45,6 +45,9 @@ func (c *Config) keys() []key {
 		{"hypervisor.kernel", path(&h.Kernel)},
 		{"hypervisor.cpus", number(&h.CPUs, 1, 255)},
 		{"hypervisor.memory", memory(&h.Memory, 128*MiB)},
+		{"hypervisor.sizing", oneOf(&h.Sizing, SizingLimits, SizingStatic)},
+		{"hypervisor.max_cpus", number(&h.MaxCPUs, 0, 255)},
+		{"hypervisor.max_memory", optionalMemory(&h.MaxMemory, 128*MiB)},
 		{"hypervisor.hotplug_slots", number(&h.HotplugSlots, 1, 24)},
 		{"hypervisor.boot_timeout", timeout(&h.BootTimeout)},
 		{"hypervisor.template", oneOf(&h.Template, TemplateAuto, TemplateOff)},
@@ -184,4 +187,16 @@ func memory(m *Size, low Size) value {
 		s, ok := v.(string)
 		return ok && m.UnmarshalText([]byte(s)) == nil && *m >= low
 	}}
+}
+
+// optionalMemory takes "" as well, for 0.
+func optionalMemory(m *Size, low Size) value {
+	v := memory(m, low)
+	v.want += `, or ""`
+	set := v.set
+	v.set = func(v any) bool {
+		*m = 0
+		return v == "" || set(v)
+	}
+	return v
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
 
@@ -79,6 +80,8 @@ type Request struct {
 	// Grace is how long OpStop with TERM waits before it kills, in
 	// nanoseconds; negative never escalates.
 	Grace int64 `json:"grace,omitempty"`
+	// Demand is what the container may use: OpCreate, OpUpdate.
+	Demand size.Demand `json:"demand,omitzero"`
 	// OOMFile is the path of the file that OpCreate's container leaves, before
 	// its Exit is told, where the guest's OOM killer has ended a process of it.
 	OOMFile string `json:"oomFile,omitempty"`
@@ -105,6 +108,9 @@ type SandboxConfig struct {
 	Root   string        `json:"root"` // of the state store
 	Exe    string        `json:"exe"`  // the runtime's path: the guest image may lie beside it
 	Config config.Config `json:"config"`
+	// Demand is what all containers together may use, where the caller told;
+	// zero otherwise.
+	Demand size.Demand `json:"demand,omitzero"`
 	// Pod is false where the sandbox ends with its only container.
 	Pod bool `json:"pod"`
 }

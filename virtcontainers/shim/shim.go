@@ -24,6 +24,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
 )
 
 // Config is what the command tells the shim that it spawns.
@@ -55,8 +56,9 @@ type Config struct {
 
 	// Trace is the path of a trace to write into; "" for none.
 	Trace string `json:"trace,omitempty"`
-	// OOMFile is for the monitor: see monitor.Request.
-	OOMFile string `json:"oomFile,omitempty"`
+	// Demand and OOMFile are for the monitor: see monitor.Request.
+	Demand  size.Demand `json:"demand,omitzero"`
+	OOMFile string      `json:"oomFile,omitempty"`
 
 	CreateTimeout time.Duration `json:"createTimeout"`
 	FlushTimeout  time.Duration `json:"flushTimeout"`
@@ -116,7 +118,8 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	var server *share.Server
 	var socket *os.File
 	if !cfg.Exec {
-		req.Op, req.Image, req.Disks, req.OOMFile = monitor.OpCreate, cfg.Image, cfg.Disks, cfg.OOMFile
+		req.Op, req.Image, req.Disks = monitor.OpCreate, cfg.Image, cfg.Disks
+		req.Demand, req.OOMFile = cfg.Demand, cfg.OOMFile
 	}
 	if cfg.Loopback {
 		if err := failpoint.Here(failpoint.ShimLoopback); err != nil {

@@ -54,11 +54,12 @@ func prepare(ctx context.Context, cfg *monitor.SandboxConfig) (b *booting, notic
 	if err := verifyOnce(hv.CacheDir, image); err != nil {
 		return nil, nil, err
 	}
+	mostCPUs, mostMemory := hv.Most()
 	vmCfg := hypervisor.Config{
 		Name:   cfg.ID,
 		Binary: binary,
-		CPUs:   hv.CPUs, MaxCPUs: hv.CPUs,
-		MemoryMiB: int(hv.Memory / config.MiB), MaxMemoryMiB: int(hv.Memory / config.MiB),
+		CPUs:   hv.CPUs, MaxCPUs: mostCPUs,
+		MemoryMiB: int(hv.Memory / config.MiB), MaxMemoryMiB: int(mostMemory / config.MiB),
 		Kernel: image.KernelPath(), Initrd: image.InitrdPath(),
 		HotplugSlots: hv.HotplugSlots,
 	}

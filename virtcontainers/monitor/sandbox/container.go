@@ -81,6 +81,9 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err != nil {
 		return err
 	}
+	c.s.size.set(c.id, req.Demand)
+	fits := make(chan error, 1)
+	go func() { fits <- c.s.size.fit(ctx, m) }() // takes its time, and is not needed before the start
 	guest := &api.CreateContainerRequest{
 		Container: c.id,
 		Spec:      req.Spec,
@@ -102,6 +105,9 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	}
 	if _, err = m.Guest.CreateContainer(ctx, guest); err != nil {
 		return c.failed("create the container in the guest", err)
+	}
+	if err := <-fits; err != nil {
+		return c.failed("make room for the container", err)
 	}
 	c.init.watch()
 	go c.watchOOM() // ends with the process

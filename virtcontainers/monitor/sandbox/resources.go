@@ -14,8 +14,13 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
 
-// update sets limits of the container's cgroup in the guest.
+// update sets limits of the container's cgroup in the guest, and makes room for
+// them first.
 func (c *container) update(ctx context.Context, req *monitor.Request) error {
+	c.s.size.set(c.id, req.Demand)
+	if err := c.s.size.fit(ctx, c.s.machine); err != nil {
+		return err
+	}
 	_, err := c.s.machine.Guest.UpdateContainer(ctx, &api.UpdateContainerRequest{Container: c.id, Resources: req.Spec})
 	return err
 }

@@ -68,7 +68,8 @@ type Sandbox struct {
 	machine *Machine
 	bootErr error
 
-	net networker
+	net  networker
+	size *sizer
 
 	mu         sync.Mutex            // guards what follows
 	containers map[string]*container // by id, until released
@@ -86,7 +87,7 @@ type Sandbox struct {
 
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
 	return &Sandbox{
-		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{},
+		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{}, size: newSizer(cfg),
 		booted:     make(chan struct{}),
 		containers: make(map[string]*container),
 		claims:     make(map[string]bool),
@@ -250,6 +251,7 @@ func (s *Sandbox) remove(c *container) {
 	defer s.mu.Unlock()
 	if s.containers[c.id] == c {
 		delete(s.containers, c.id)
+		s.size.drop(c.id)
 	}
 	s.endIfIdle()
 }

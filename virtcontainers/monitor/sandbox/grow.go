@@ -1,0 +1,165 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
+)
+
+// sizer keeps the machine large enough for what its containers may use. It
+// only ever grows: see hypervisor.VM.
+type sizer struct {
+	least, most size.Machine
+	pod         size.Demand // of all containers together, where that was told
+
+	mu      sync.Mutex             // guards demands
+	demands map[string]size.Demand // by container
+
+	turn chan struct{} // holds one token: who has it may grow the machine
+	have size.Machine  // guarded by turn; counted in whole steps
+	grew bool          // guarded by turn: memory was plugged before
+	idle bool          // guarded by turn: not all that was plugged is in use
+}
+
+func newSizer(cfg *monitor.SandboxConfig) *sizer {
+	hv := &cfg.Config.Hypervisor
+	z := &sizer{
+		least: size.Machine{CPUs: hv.CPUs, MemoryMiB: int(hv.Memory / config.MiB)},
+		pod:   cfg.Demand, demands: make(map[string]size.Demand),
+		turn: make(chan struct{}, 1),
+	}
+	cpus, memory := hv.Most()
+	z.most = size.Machine{CPUs: cpus, MemoryMiB: int(memory / config.MiB)}
+	z.have = z.least
+	z.have.MemoryMiB = roundUp(z.have.MemoryMiB, z.step())
+	z.turn <- struct{}{}
+	return z
+}
+
+// largeMachine is the size in MiB from which the guest's kernel makes its
+// memory of larger blocks (probe_memory_block_size).
+const (
+	largeMachine = 64 << 10
+	largeStep    = 2 << 10
+)
+
+// step is what plugged memory must be a multiple of, in MiB.
+func (z *sizer) step() int {
+	if z.least.MemoryMiB >= largeMachine {
+		return largeStep
+	}
+	return hypervisor.MemoryStep
+}
+
+func roundUp(n, step int) int { return (n + step - 1) / step * step }
+
+func (z *sizer) set(container string, d size.Demand) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.demands[container] = d
+}
+
+// drop forgets a container: its room is for others.
+func (z *sizer) drop(container string) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	delete(z.demands, container)
+}
+
+// want is the size that the demands make.
+func (z *sizer) want() size.Machine {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	var sum size.Demand
+	for _, d := range z.demands {
+		sum = sum.Plus(d)
+	}
+	return size.For(sum.AtLeast(z.pod), z.least, z.most)
+}
+
+// fit grows the machine to what the demands make.
+func (z *sizer) fit(ctx context.Context, m *Machine) error {
+	select {
+	case <-z.turn:
+		defer func() { z.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the virtual machine to grow: %w", ctx.Err())
+	}
+	want := z.want()
+	if want.CPUs <= z.have.CPUs && want.MemoryMiB <= z.have.MemoryMiB && !z.idle {
+		return nil
+	}
+	if err := z.grow(ctx, m, want); err != nil {
+		return fmt.Errorf("grow the virtual machine to %d CPUs and %d MiB (hypervisor.sizing): %w", want.CPUs, want.MemoryMiB, err)
+	}
+	return nil
+}
+
+// mapRatio bounds how much memory is plugged at a time, as a multiple of what
+// is there: the guest's kernel needs 1/64 of it at once to describe it.
+const mapRatio = 8
+
+func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
+	if z.idle { // an earlier call has failed
+		if err := z.online(ctx, m); err != nil {
+			return err
+		}
+	}
+	if more := want.CPUs - z.have.CPUs; more > 0 {
+		if err := m.VM.AddCPUs(ctx, more); err != nil {
+			return err
+		}
+		z.have.CPUs += more
+		if err := z.online(ctx, m); err != nil {
+			return err
+		}
+	}
+	for z.have.MemoryMiB < want.MemoryMiB {
+		more := z.piece(want.MemoryMiB)
+		if more == 0 {
+			return nil
+		}
+		err := m.VM.AddMemory(ctx, more)
+		if errors.Is(err, hypervisor.ErrNoSlot) {
+			return nil // it has grown many times: the rest has to do without
+		}
+		if err != nil {
+			return err
+		}
+		z.have.MemoryMiB += more
+		z.grew = true
+		if err := z.online(ctx, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// piece is how much memory to plug next, in MiB. There are few slots for it:
+// all but the first piece are half of the machine at least.
+func (z *sizer) piece(want int) int {
+	have, step := z.have.MemoryMiB, z.step()
+	more := want - have
+	if z.grew {
+		more = max(more, have/2)
+	}
+	more = roundUp(min(more, have*mapRatio), step)
+	return max(0, min(more, (z.most.MemoryMiB-have)/step*step))
+}
+
+// online has the guest use what it has got.
+func (z *sizer) online(ctx context.Context, m *Machine) error {
+	z.idle = true
+	_, err := m.Guest.OnlineResources(ctx, &api.OnlineResourcesRequest{Cpus: uint32(z.have.CPUs), Memory: uint64(z.have.MemoryMiB)})
+	if err == nil {
+		z.idle = false
+	}
+	return err
+}

@@ -1,0 +1,174 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
+)
+
+// growingVM writes down what is plugged.
+type growingVM struct {
+	hypervisor.VM // anything else is not called
+	steps         []string
+	slots         int
+	err           error
+}
+
+func (v *growingVM) AddMemory(_ context.Context, mib int) error {
+	if v.slots == 0 {
+		return hypervisor.ErrNoSlot
+	}
+	v.slots--
+	v.steps = append(v.steps, fmt.Sprintf("+%dM", mib))
+	return v.err
+}
+
+func (v *growingVM) AddCPUs(_ context.Context, n int) error {
+	v.steps = append(v.steps, fmt.Sprintf("+%d", n))
+	return v.err
+}
+
+// growingGuest writes down what it is to put to use.
+type growingGuest struct {
+	Guest // anything else is not called
+	vm    *growingVM
+	err   error
+}
+
+func (g growingGuest) OnlineResources(_ context.Context, r *api.OnlineResourcesRequest) (*api.Empty, error) {
+	g.vm.steps = append(g.vm.steps, fmt.Sprintf("%d/%dM", r.Cpus, r.Memory))
+	return nil, g.err
+}
+
+func newGrowing(change func(*config.Hypervisor)) (*sizer, *growingVM, *Machine) {
+	cfg := &monitor.SandboxConfig{Config: *config.Default()}
+	hv := &cfg.Config.Hypervisor
+	hv.MaxCPUs, hv.MaxMemory = 4, 64*config.GiB
+	if change != nil {
+		change(hv)
+	}
+	vm := &growingVM{slots: 6}
+	return newSizer(cfg), vm, &Machine{VM: vm, Guest: growingGuest{vm: vm}}
+}
+
+const mib = 1 << 20
+
+func TestMachineFits(t *testing.T) {
+	z, vm, m := newGrowing(nil)
+	for _, step := range []struct {
+		id   string
+		d    *size.Demand // nil: the container has gone
+		want []string
+	}{
+		{"a", &size.Demand{Memory: 100 * mib, CPU: 1000}, nil},
+		{"b", &size.Demand{Memory: 44 * mib}, nil},
+		{"c", &size.Demand{Memory: 6 * mib, CPU: 100}, []string{"+1", "2/256M", "+256M", "2/512M"}}, // 256 + 150
+		{"c", nil, nil},
+		{"d", &size.Demand{Memory: 112 * mib, CPU: 1000}, nil},                                       // fits into what was c's
+		{"e", &size.Demand{Memory: 1 * mib}, []string{"+256M", "2/768M"}},                            // 513: half of what there is
+		{"a", &size.Demand{Memory: 10 * mib}, nil},                                                   // an update down
+		{"a", &size.Demand{CPU: 2500}, []string{"+2", "4/768M"}},                                     // and up
+		{"f", &size.Demand{CPU: 8000}, nil},                                                          // there are no more CPUs
+		{"f", &size.Demand{Memory: 8192 * mib}, []string{"+6144M", "4/6912M", "+3456M", "4/10368M"}}, // no more than 8 times at once
+	} {
+		vm.steps = nil
+		if step.d == nil {
+			z.drop(step.id)
+		} else {
+			z.set(step.id, *step.d)
+		}
+		if err := z.fit(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(vm.steps, step.want) {
+			t.Errorf("%s %+v: %q, want %q", step.id, step.d, vm.steps, step.want)
+		}
+	}
+}
+
+func TestMachineThatCannotGrow(t *testing.T) {
+	big := size.Demand{Memory: 2048 * mib, CPU: 2000}
+	for name, change := range map[string]func(*config.Hypervisor){
+		"static":  func(hv *config.Hypervisor) { hv.Sizing = config.SizingStatic },
+		"at most": func(hv *config.Hypervisor) { hv.MaxCPUs, hv.MaxMemory = 1, 300*config.MiB },
+	} {
+		z, vm, m := newGrowing(change)
+		z.set("a", big)
+		if err := z.fit(t.Context(), m); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, step := range vm.steps {
+			if step[0] == '+' {
+				t.Errorf("%s: %q", name, vm.steps)
+			}
+		}
+	}
+	z, vm, m := newGrowing(nil)
+	vm.slots = 0
+	z.set("a", big)
+	if err := z.fit(t.Context(), m); err != nil || z.have.CPUs != 2 || z.have.MemoryMiB != 256 {
+		t.Errorf("without slots: %+v, %v", z.have, err)
+	}
+	z, vm, m = newGrowing(nil)
+	vm.err = unix.EIO
+	z.set("a", big)
+	if err := z.fit(t.Context(), m); !errors.Is(err, unix.EIO) {
+		t.Errorf("QEMU refuses: %v", err)
+	}
+	z, vm, m = newGrowing(nil)
+	m.Guest = growingGuest{vm: vm, err: unix.ENOTSUP}
+	z.set("a", big)
+	if err := z.fit(t.Context(), m); !errors.Is(err, unix.ENOTSUP) {
+		t.Errorf("the guest cannot: %v", err)
+	}
+	m.Guest = growingGuest{vm: vm} // later it can
+	vm.steps = nil
+	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"2/256M", "+2048M", "2/2304M"}) {
+		t.Errorf("again: %q, %v", vm.steps, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	<-z.turn // somebody else is at it
+	if err := z.fit(ctx, m); !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller that gives up: %v", err)
+	}
+}
+
+// What a guest counts as its memory is whole blocks.
+func TestWholeBlocks(t *testing.T) {
+	z, vm, m := newGrowing(func(hv *config.Hypervisor) { hv.Memory = 200 * config.MiB })
+	z.set("a", size.Demand{Memory: 100 * mib})
+	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"+128M", "1/384M"}) {
+		t.Errorf("%q, %v", vm.steps, err)
+	}
+	z, vm, m = newGrowing(func(hv *config.Hypervisor) { hv.Memory, hv.MaxMemory = 64*config.GiB, 80*config.GiB })
+	z.set("a", size.Demand{Memory: 65500 * mib})
+	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"+16384M", "1/81920M"}) {
+		t.Errorf("%q, %v", vm.steps, err)
+	}
+}
+
+// Those that were told for the pod are not counted again.
+func TestPodDemand(t *testing.T) {
+	z, vm, m := newGrowing(nil)
+	z.pod = size.Demand{Memory: 300 * mib, CPU: 2000}
+	for _, id := range []string{"a", "b", "c"} {
+		z.set(id, size.Demand{Memory: 100 * mib, CPU: 500})
+		if err := z.fit(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(vm.steps, []string{"+1", "2/256M", "+384M", "2/640M"}) {
+		t.Errorf("%q", vm.steps)
+	}
+}
