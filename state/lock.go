@@ -29,26 +29,42 @@ type Lock struct {
 // it is done by a goroutine, which is left to itself when ctx ends: it gives
 // the lock back should it ever get it.
 func (s *Store) Lock(ctx context.Context, id string) (*Lock, error) {
-	l, err := s.lock(ctx, locksDir, id)
+	l, err := s.lock(locksDir, id, func(l *Lock) error { return l.wait(ctx) })
 	if err != nil {
 		return nil, fmt.Errorf("lock container %s: %w", id, err)
 	}
 	return l, nil
 }
 
+// TryLock is Lock without waiting. It gives nil where somebody else holds the
+// lock.
+func (s *Store) TryLock(id string) (*Lock, error) {
+	l, err := s.lock(locksDir, id, (*Lock).try)
+	if errors.Is(err, errHeld) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock container %s: %w", id, err)
+	}
+	return l, nil
+}
+
+// errHeld is what a lock gives that is not waited for.
+var errHeld = errors.New("another operation holds it")
+
 // LockSandbox is Lock for a sandbox. Who starts its monitor, joins it, or
 // removes what an ended one has left holds it, since the containers of a pod
 // come and go independently of each other. It is taken while the lock of a
 // container is held, never the other way round.
 func (s *Store) LockSandbox(ctx context.Context, id string) (*Lock, error) {
-	l, err := s.lock(ctx, sandboxLocksDir, id)
+	l, err := s.lock(sandboxLocksDir, id, func(l *Lock) error { return l.wait(ctx) })
 	if err != nil {
 		return nil, fmt.Errorf("lock sandbox %s: %w", id, err)
 	}
 	return l, nil
 }
 
-func (s *Store) lock(ctx context.Context, kind, id string) (*Lock, error) {
+func (s *Store) lock(kind, id string, get func(*Lock) error) (*Lock, error) {
 	if err := ValidateID(id); err != nil {
 		return nil, err
 	}
@@ -61,11 +77,12 @@ func (s *Store) lock(ctx context.Context, kind, id string) (*Lock, error) {
 		l := &Lock{path: s.path(kind, id)}
 		// The library opens the file, here so that a symlink is an error.
 		l.file = flock.New(l.path, flock.SetFlag(os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW))
-		if err := l.wait(ctx); err != nil {
+		if err := get(l); err != nil {
 			return nil, err
 		}
 		current, err := l.current()
 		if err == nil && current {
+			l.sign()
 			return l, nil
 		}
 		if err := errors.Join(err, l.file.Unlock()); err != nil {
@@ -74,12 +91,21 @@ func (s *Store) lock(ctx context.Context, kind, id string) (*Lock, error) {
 	}
 }
 
+// try gets the flock if nobody has it, and gives errHeld where somebody does.
+func (l *Lock) try() error {
+	ok, err := l.file.TryLock()
+	if err == nil && !ok {
+		err = errHeld
+	}
+	return err
+}
+
 // wait gets the flock of whatever file is at the path now.
 func (l *Lock) wait(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if ok, err := l.file.TryLock(); ok || err != nil {
+	if err := l.try(); !errors.Is(err, errHeld) {
 		return err
 	}
 	got := make(chan error, 1)
@@ -93,7 +119,7 @@ func (l *Lock) wait(ctx context.Context) error {
 				l.giveBack()
 			}
 		}()
-		return fmt.Errorf("another operation holds it: %w", context.Cause(ctx))
+		return fmt.Errorf("%w: %w", errHeld, context.Cause(ctx))
 	}
 }
 

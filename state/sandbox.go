@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	sandboxVersion = 1
+	sandboxVersion = 2 // 2 has Cgroup and Started
 	sandboxRecord  = "sandbox.json"
 	sandboxLock    = "lock"
 )
@@ -32,6 +32,10 @@ type Sandbox struct {
 	// Cgroup is that of the sandbox's own on the host (package cgroup); empty
 	// where its processes are in the cgroup of a container that is as long-lived.
 	Cgroup json.RawMessage `json:"cgroup,omitempty"`
+	// Started are the ids of the containers whose process runs, or has run: the
+	// monitor writes them down, since the command that starts a container may be
+	// killed before it can.
+	Started []string `json:"started,omitempty"`
 }
 
 // noSandboxError is ErrNotExist for a sandbox.

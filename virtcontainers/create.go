@@ -58,6 +58,11 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 		return nil, err
 	}
 	defer lock.Release()
+	ctx, unwatch, err := lock.Watch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unwatch()
 	if err := r.makeRoom(ctx, o.ID); err != nil {
 		return nil, err
 	}
@@ -67,6 +72,18 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 		return nil, errors.Join(err, undo.run())
 	}
 	return proc, nil
+}
+
+// step stands before each step of a create: it gives the reason where nobody
+// wants the container any more, because it is being deleted, or was too slow.
+func step(ctx context.Context, next failpoint.Name) error {
+	if err := failpoint.Here(next); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 // The texts of runc for a terminal that has nowhere to go, or nowhere to come
@@ -195,7 +212,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 		rec.CgroupsPath = spec.Linux.CgroupsPath
 	}
 	p.record = rec
-	if err := failpoint.Here(failpoint.CreateRecord); err != nil {
+	if err := step(ctx, failpoint.CreateRecord); err != nil {
 		return nil, err
 	}
 	if err := r.Store.SaveContainer(rec); err != nil {
@@ -222,7 +239,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if rec.Shim, err = state.FindProcess(proc.Pid); err != nil {
 		return nil, fmt.Errorf("the container's shim has died: %w", err)
 	}
-	if err := failpoint.Here(failpoint.CreateHooks); err != nil {
+	if err := step(ctx, failpoint.CreateHooks); err != nil {
 		return nil, err
 	}
 	span = trace.Begin(ctx, trace.Phase, "hooks")
@@ -231,20 +248,20 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if err != nil {
 		return nil, err
 	}
-	if err := failpoint.Here(failpoint.CreateRecordCreated); err != nil {
+	if err := step(ctx, failpoint.CreateRecordCreated); err != nil {
 		return nil, err
 	}
 	rec.Status = lifecycle.Created
 	if err := r.Store.SaveContainer(rec); err != nil {
 		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
 	}
-	if err := failpoint.Here(failpoint.CreateClaim); err != nil {
+	if err := step(ctx, failpoint.CreateClaim); err != nil {
 		return nil, err
 	}
 	if _, err := claim.Call(ctx, &monitor.Request{Op: monitor.OpClaimed, Container: p.ID}, nil); err != nil {
 		return nil, fmt.Errorf("claim container %s: %w", p.ID, err)
 	}
-	if err := failpoint.Here(failpoint.CreatePidFile); err != nil {
+	if err := step(ctx, failpoint.CreatePidFile); err != nil {
 		return nil, err
 	}
 	if err := writePidFile(p.PidFile, proc.Pid); err != nil {
@@ -276,7 +293,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if size := spec.Process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
-	if err := failpoint.Here(failpoint.CreateSpawnShim); err != nil {
+	if err := step(ctx, failpoint.CreateSpawnShim); err != nil {
 		return nil, err
 	}
 	proc, conn, err := r.startShim(ctx, shimStart{stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
@@ -288,7 +305,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if err := p.place.enter(ctx, proc.Pid); err != nil {
 		return nil, err
 	}
-	if err := failpoint.Here(failpoint.CreateBriefShim); err != nil {
+	if err := step(ctx, failpoint.CreateBriefShim); err != nil {
 		return nil, err
 	}
 	rep, err := r.briefShim(ctx, conn, cfg, p.ConsoleSocket)
@@ -312,7 +329,7 @@ func shimStdio(consoleSocket string, stdin, stdout, stderr *os.File) [3]*os.File
 func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.Config, consoleSocket string) (*monitor.Reply, error) {
 	var console *os.File
 	if consoleSocket != "" {
-		if err := failpoint.Here(failpoint.CreateConsole); err != nil {
+		if err := step(ctx, failpoint.CreateConsole); err != nil {
 			return nil, err
 		}
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: consoleSocket})
@@ -330,15 +347,18 @@ func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.C
 	if err := conn.Send(cfg, console); err != nil {
 		return nil, fmt.Errorf("the shim has died: %w", err)
 	}
-	if err := failpoint.Here(failpoint.CreateAwaitShim); err != nil {
+	if err := step(ctx, failpoint.CreateAwaitShim); err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var rep monitor.Reply
 	if _, err := conn.Receive(&rep); err != nil {
-		if ctx.Err() != nil {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, fmt.Errorf("create: not done after %s", cfg.CreateTimeout)
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("create: %w", context.Cause(ctx))
 		}
 		return nil, fmt.Errorf("the shim has died: %w", err)
 	}

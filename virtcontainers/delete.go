@@ -26,7 +26,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if err := failpoint.Here(failpoint.DeleteLock); err != nil {
 		return err
 	}
-	lock, err := r.Store.Lock(ctx, id)
+	lock, err := r.lockToDelete(ctx, id, force)
 	if err != nil {
 		return err
 	}
@@ -62,6 +62,37 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 		r.Log.WithField("container", id).Error(err)
 	}
 	return nil
+}
+
+// lockToDelete takes the id's lock. With force it does not wait for what goes on
+// there, which may hang: engines delete a container whose create they have given
+// up. Whoever holds the lock is asked to stop, and has teardown_timeout to undo
+// what it has done; then it is killed, which frees the lock, and what it has
+// left is cleaned up here.
+func (r *Runtime) lockToDelete(ctx context.Context, id string, force bool) (*state.Lock, error) {
+	if !force {
+		return r.Store.Lock(ctx, id)
+	}
+	for {
+		lock, err := r.Store.TryLock(id)
+		if lock != nil || err != nil {
+			return lock, err
+		}
+		holder, err := r.Store.Evict(id)
+		if err != nil {
+			r.Log.WithError(err).WithField("container", id).Warn("ask the operation that goes on to stop")
+		}
+		wait, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())
+		lock, err = r.Store.Lock(wait, id)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return lock, err
+		}
+		r.Log.WithField("container", id).WithField("pid", holder.Pid).Warn("the operation that goes on does not stop: killing it")
+		if err := holder.Kill(ctx); err != nil {
+			return nil, fmt.Errorf("lock container %s: %w", id, err)
+		}
+	}
 }
 
 // cleanUnknown removes what there is under an id whose record is missing or

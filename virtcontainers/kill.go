@@ -37,6 +37,8 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal, all bool
 	switch {
 	case sig == 0:
 		return nil // a probe: the container is there
+	case st == lifecycle.Creating:
+		return r.killCreating(ctx, rec, sig)
 	case sig == unix.SIGKILL:
 		return r.stopNow(ctx, rec)
 	case sig == unix.SIGTERM && (r.Config.Runtime.OnTerm == config.OnTermStop || st == lifecycle.Created):
@@ -50,6 +52,24 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal, all bool
 	}
 	if err != nil {
 		return fmt.Errorf("signal container %s: %w", id, err)
+	}
+	return nil
+}
+
+// killCreating kills a container whose create still runs, and so fails. Where it
+// is not in the guest yet there is nothing that a signal could reach.
+func (r *Runtime) killCreating(ctx context.Context, rec *state.Container, sig unix.Signal) error {
+	if sig != unix.SIGKILL && sig != unix.SIGTERM {
+		return lifecycle.ErrNotRunning
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.stopTimeout())
+	defer cancel()
+	_, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStop, Signal: int(unix.SIGKILL)})
+	if notThere(err) {
+		return lifecycle.ErrNotRunning
+	}
+	if err != nil {
+		return fmt.Errorf("kill container %s, which is being created: %w", rec.ID, err)
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func (p *place) record() error {
 // enter moves a process into the cgroup, which is made for the first one. What
 // that starts later is in there too.
 func (p *place) enter(ctx context.Context, pid int) error {
-	if err := failpoint.Here(failpoint.CreateEnterCgroup); err != nil {
+	if err := step(ctx, failpoint.CreateEnterCgroup); err != nil {
 		return err
 	}
 	switch {

@@ -98,7 +98,7 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) (*mo
 }
 
 func (r *Runtime) joinSandbox(ctx context.Context, sandbox, id string) (*monitor.Conn, error) {
-	if err := failpoint.Here(failpoint.CreateJoin); err != nil {
+	if err := step(ctx, failpoint.CreateJoin); err != nil {
 		return nil, err
 	}
 	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))

@@ -27,7 +27,7 @@ const (
 // spawnMonitor starts a sandbox's monitor, which boots the VM at once. The
 // connection is the claim on p's container.
 func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, error) {
-	if err := failpoint.Here(failpoint.CreateSandboxFolder); err != nil {
+	if err := step(ctx, failpoint.CreateSandboxFolder); err != nil {
 		return nil, err
 	}
 	dir, err := r.Store.MakeSandboxDir(p.sandbox)
@@ -35,7 +35,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 		return nil, fmt.Errorf("make sandbox %s: %w", p.sandbox, err)
 	}
 	// The socket is there before the monitor is: connections wait for it.
-	if err := failpoint.Here(failpoint.CreateSocket); err != nil {
+	if err := step(ctx, failpoint.CreateSocket); err != nil {
 		return nil, err
 	}
 	l, err := monitor.Listen(dir, monitor.SocketName)
@@ -53,7 +53,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 		return nil, err
 	}
 	defer child.Close()
-	if err := failpoint.Here(failpoint.CreateSpawnMonitor); err != nil {
+	if err := step(ctx, failpoint.CreateSpawnMonitor); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	}
 	// Before it starts anything.
 	if err = r.recordSandbox(ctx, p, proc.Pid); err == nil {
-		err = failpoint.Here(failpoint.CreateBriefMonitor)
+		err = step(ctx, failpoint.CreateBriefMonitor)
 	}
 	if err == nil {
 		err = conn.Send(&monitor.Request{
@@ -95,7 +95,7 @@ func (r *Runtime) recordSandbox(ctx context.Context, p *plan, pid int) error {
 	if err != nil {
 		return err
 	}
-	if err := failpoint.Here(failpoint.CreateRecordSandbox); err != nil {
+	if err := step(ctx, failpoint.CreateRecordSandbox); err != nil {
 		return err
 	}
 	sb := &state.Sandbox{ID: p.sandbox, Monitor: mon, BootID: boot, Created: time.Now().UTC()}

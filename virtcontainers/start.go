@@ -27,6 +27,11 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return err
 	}
 	defer lock.Release()
+	ctx, unwatch, err := lock.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
 	rec, err := r.allowed(ctx, id, lifecycle.OpStart)
 	if err != nil {
 		return err
@@ -37,6 +42,16 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if _, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStart}); err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
+	// It runs. Where start fails now, the caller must not be left with a
+	// container that does.
+	if err := r.afterStart(ctx, rec); err != nil {
+		return errors.Join(err, r.stopNow(context.WithoutCancel(ctx), rec))
+	}
+	return nil
+}
+
+// afterStart records that the process runs, and runs the hooks that wait for it.
+func (r *Runtime) afterStart(ctx context.Context, rec *state.Container) error {
 	if err := failpoint.Here(failpoint.StartRecord); err != nil {
 		return err
 	}
@@ -47,7 +62,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return err
 	}
 	if err := r.runHooks(ctx, rec, hooks.Poststart, lifecycle.Running); err != nil {
-		return errors.Join(err, r.stopNow(context.WithoutCancel(ctx), rec))
+		return err
 	}
 	return failpoint.Here(failpoint.StartDone)
 }
@@ -73,6 +88,11 @@ func (r *Runtime) freeze(ctx context.Context, id string, op lifecycle.Op, ask mo
 		return err
 	}
 	defer lock.Release()
+	ctx, unwatch, err := lock.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	defer unwatch()
 	rec, err := r.allowed(ctx, id, op)
 	if err != nil {
 		return err

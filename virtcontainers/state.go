@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/state"
@@ -52,11 +53,24 @@ func (r *Runtime) record(id string) (*state.Container, error) {
 // derive gives the status as it follows from what lives. It is false where
 // the container does not exist: its creation never finished.
 func (r *Runtime) derive(rec *state.Container) (lifecycle.Status, bool) {
-	return lifecycle.Derive(rec.Status, lifecycle.Liveness{
+	return lifecycle.Derive(r.recorded(rec), lifecycle.Liveness{
 		Creator: rec.Creator.Alive(),
 		Shim:    rec.Shim.Alive(),
 		Monitor: r.monitorAlive(rec.Sandbox),
 	})
+}
+
+// recorded is how far the container has come: a start that was killed before
+// it could write that down may still have started it.
+func (r *Runtime) recorded(rec *state.Container) lifecycle.Status {
+	if rec.Status != lifecycle.Created {
+		return rec.Status
+	}
+	sb, err := r.Store.Sandbox(rec.Sandbox)
+	if err == nil && slices.Contains(sb.Started, rec.ID) {
+		return lifecycle.Running
+	}
+	return rec.Status
 }
 
 // monitorAlive asks for the lock that the monitor holds all its life. Before

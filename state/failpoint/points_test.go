@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -60,6 +61,9 @@ func constants(t *testing.T) map[string]Name {
 	return names
 }
 
+// call is a failpoint, or one of virtcontainers' steps, which begin with one.
+var call = regexp.MustCompile(`(?:failpoint\.Here\(|step\(ctx, )failpoint\.(\w+)\)`)
+
 // uses are the identifiers that some failpoint in the programs' code has.
 func uses(t *testing.T) map[string]bool {
 	t.Helper()
@@ -73,15 +77,10 @@ func uses(t *testing.T) map[string]bool {
 			if err != nil {
 				return err
 			}
-			for rest := string(text); ; {
-				_, after, ok := strings.Cut(rest, "failpoint.Here(failpoint.")
-				if !ok {
-					return nil
-				}
-				ident, _, _ := strings.Cut(after, ")")
-				found[ident] = true
-				rest = after
+			for _, m := range call.FindAllSubmatch(text, -1) {
+				found[string(m[1])] = true
 			}
+			return nil
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -58,7 +58,7 @@ func newWorld(t testing.TB) *world {
 
 // isEmpty checks that nothing at all is left below the runtime's root.
 func (w *world) isEmpty() {
-	for _, kind := range []string{"containers", "sandboxes", "locks", "unclaimed"} {
+	for _, kind := range []string{"containers", "sandboxes", "locks", "sandbox-locks", "unclaimed"} {
 		entries, _ := os.ReadDir(filepath.Join(w.Root, kind))
 		for _, e := range entries {
 			w.Errorf("left behind in the state folder: %s/%s", kind, e.Name())

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
@@ -84,6 +85,7 @@ type matrix struct {
 	point      failpoint.Point
 	fault      string
 	pod        string // id of the sandbox to be in
+	netns      string // and its network namespace
 	console    bool
 	frozen     bool // the monitor does not answer
 	foreground bool
@@ -151,7 +153,7 @@ func (m *matrix) prepare() {
 		options = append(options, testenv.Terminal(80, 24))
 	}
 	if m.pod != "" {
-		options = append(options, member(m.pod)...)
+		options = append(options, m.member()...)
 	}
 	m.b, m.id = m.Bundle(options...), m.ID()
 }
@@ -203,17 +205,27 @@ func (m *matrix) inPod() {
 	b := m.Bundle(testenv.Args("sleep", "1000"),
 		testenv.Annotation("io.kubernetes.cri-o.ContainerType", "sandbox"),
 		testenv.Annotation("io.kubernetes.cri-o.SandboxID", m.pod))
-	if res := m.forRest().call("create", "--bundle", b.Dir, m.pod); res.Code != 0 {
+	pid := m.Path("pod.pid")
+	if res := m.forRest().call("create", "--bundle", b.Dir, "--pid-file", pid, m.pod); res.Code != 0 {
 		m.Fatal(res)
 	}
+	m.netns = "/proc/" + m.Read(pid) + "/ns/net"
 	// The one that is cleaned up first.
 	m.Cleanup(func() { m.OK("delete", "--force", m.pod) })
 }
 
-func member(pod string) []testenv.Option {
+// member makes a container one of the pod's.
+func (m *matrix) member() []testenv.Option {
 	return []testenv.Option{
 		testenv.Annotation("io.kubernetes.cri-o.ContainerType", "container"),
-		testenv.Annotation("io.kubernetes.cri-o.SandboxID", pod),
+		testenv.Annotation("io.kubernetes.cri-o.SandboxID", m.pod),
+		func(s *specs.Spec) {
+			for i, ns := range s.Linux.Namespaces {
+				if ns.Type == specs.NetworkNamespace {
+					s.Linux.Namespaces[i].Path = m.netns
+				}
+			}
+		},
 	}
 }
 
@@ -269,7 +281,9 @@ func (m *matrix) check(n *counts) {
 		if m.code == 0 {
 			m.Error("create has succeeded")
 		}
-		m.isEmpty() // without anybody's help
+		if m.pod == "" {
+			m.isEmpty() // without anybody's help
+		}
 	}
 	begin := time.Now()
 	testenv.Eventually(m, limit, m.truth)

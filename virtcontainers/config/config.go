@@ -125,7 +125,7 @@ func Default() *Config {
 			StopGrace:       Seconds(30),
 			OnTerm:          OnTermStop,
 			Annotations:     []string{GraceAnnotation},
-			CreateTimeout:   Seconds(240),
+			CreateTimeout:   Seconds(230),
 			CallTimeout:     Seconds(60),
 			KillTimeout:     Seconds(2),
 			FlushTimeout:    Seconds(1),

@@ -35,6 +35,7 @@ type container struct {
 	shimGone chan struct{} // closed when the shim's process has ended
 	killed   chan struct{} // closed when the container has to end at once
 	released chan struct{} // closed when nothing of it is left
+	removed  chan struct{} // closed when the sandbox has forgotten it
 	killOnce sync.Once
 
 	mu       sync.Mutex          // guards what follows
@@ -58,6 +59,7 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 		shimGone: make(chan struct{}),
 		killed:   make(chan struct{}),
 		released: make(chan struct{}),
+		removed:  make(chan struct{}),
 		execs:    make(map[string]*process),
 	}
 	c.init = newProcess(c, "", req.Stdio, conn)
@@ -343,6 +345,10 @@ func (c *container) start(ctx context.Context) error {
 	c.mu.Lock()
 	c.started = true
 	c.mu.Unlock()
+	err = c.s.record(func(rec *state.Sandbox) { rec.Started = append(rec.Started, c.id) })
+	if err != nil { // who has asked for the start writes it down too
+		c.log.WithError(err).Warn("record the start")
+	}
 	return nil
 }
 

@@ -73,16 +73,19 @@ type Sandbox struct {
 
 	mu         sync.Mutex            // guards what follows
 	containers map[string]*container // by id, until released
-	claims     map[string]bool       // ids of containers that somebody is creating
-	idle       chan struct{}         // closed when the last container and claim have gone
-	ended      bool
+	// claims has the ids of containers that somebody is creating, and what is
+	// closed when that is over.
+	claims map[string]chan struct{}
+	idle   chan struct{} // closed when the last container and claim have gone
+	ended  bool
 
 	traces map[string]*trace.Tracer // by path; guarded by mu
 
 	spansTurn chan struct{} // has room for one: who asks the guest for spans
 	spansSeen uint64        // number of the last one; guarded by spansTurn
 
-	requests sync.WaitGroup // connections being served
+	recording sync.Mutex     // one change of the record at a time
+	requests  sync.WaitGroup // connections being served
 }
 
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
@@ -90,7 +93,7 @@ func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entr
 		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{}, size: newSizer(cfg),
 		booted:     make(chan struct{}),
 		containers: make(map[string]*container),
-		claims:     make(map[string]bool),
+		claims:     make(map[string]chan struct{}),
 		idle:       make(chan struct{}),
 		traces:     make(map[string]*trace.Tracer),
 		spansTurn:  make(chan struct{}, 1),
@@ -113,7 +116,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	s.claims[id] = true
+	s.claims[id] = make(chan struct{})
 	s.requests.Go(func() { s.serveClaim(first, id) })
 
 	bootCtx, stopBoot := context.WithCancel(ctx)
@@ -165,11 +168,22 @@ func (s *Sandbox) recordVM(vm hypervisor.VM) error {
 	if err := failpoint.Here(failpoint.MonitorRecordVM); err != nil {
 		return err
 	}
-	rec, err := s.store.Sandbox(s.cfg.ID)
+	err := s.record(func(rec *state.Sandbox) { rec.VM = vm.Process() })
 	if err != nil {
 		return fmt.Errorf("record the VM: %w", err)
 	}
-	rec.VM = vm.Process()
+	return nil
+}
+
+// record changes the sandbox's record.
+func (s *Sandbox) record(change func(*state.Sandbox)) error {
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	rec, err := s.store.Sandbox(s.cfg.ID)
+	if err != nil {
+		return err
+	}
+	change(rec)
 	return s.store.SaveSandbox(rec)
 }
 
@@ -208,24 +222,53 @@ func (s *Sandbox) accept(l *net.UnixListener) {
 
 // claim keeps the sandbox alive, and lets the container called id be made in
 // it, until dropClaim.
-func (s *Sandbox) claim(id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.ended:
-		return errEnding
-	case s.claims[id] || s.containers[id] != nil:
-		return fmt.Errorf("container %s is in the sandbox already: %w", id, unix.EEXIST)
+//
+// A container of that name may be on its way out, deleted a moment ago, or its
+// create have been killed: claim waits for the end of that.
+func (s *Sandbox) claim(ctx context.Context, id string) error {
+	for {
+		gone, err := s.tryClaim(id)
+		if gone == nil {
+			return err
+		}
+		select {
+		case <-gone:
+		case <-ctx.Done():
+			return fmt.Errorf("container %s does not end: %w", id, context.Cause(ctx))
+		}
 	}
-	s.claims[id] = true
-	return nil
 }
 
-func (s *Sandbox) dropClaim(id string) {
+// tryClaim is claim without waiting. It gives a channel that is closed when it
+// makes sense to try again.
+func (s *Sandbox) tryClaim(id string) (gone <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.claims, id)
+	c := s.containers[id]
+	switch {
+	case s.ended:
+		return nil, errEnding
+	case s.claims[id] != nil:
+		return s.claims[id], nil
+	case c != nil && (c.isKilled() || isClosed(c.shimGone)):
+		return c.removed, nil
+	case c != nil:
+		return nil, fmt.Errorf("container %s is in the sandbox already: %w", id, unix.EEXIST)
+	}
+	s.claims[id] = make(chan struct{})
+	return nil, nil
+}
+
+// dropClaim gives up a claim, and gives the container if it has been made.
+func (s *Sandbox) dropClaim(id string) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if over := s.claims[id]; over != nil {
+		delete(s.claims, id)
+		close(over)
+	}
 	s.endIfIdle()
+	return s.containers[id]
 }
 
 var errEnding = fmt.Errorf("the sandbox is ending: %w", unix.ESRCH)
@@ -236,7 +279,7 @@ func (s *Sandbox) add(c *container) error {
 	if s.ended {
 		return errEnding
 	}
-	if !s.claims[c.id] {
+	if s.claims[c.id] == nil {
 		return fmt.Errorf("container %s: nobody claims it: %w", c.id, unix.ECANCELED)
 	}
 	if s.containers[c.id] != nil {
@@ -252,6 +295,7 @@ func (s *Sandbox) remove(c *container) {
 	if s.containers[c.id] == c {
 		delete(s.containers, c.id)
 		s.size.drop(c.id)
+		close(c.removed)
 	}
 	s.endIfIdle()
 }

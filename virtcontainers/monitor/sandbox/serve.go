@@ -46,7 +46,7 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	log.Debug("request")
 	switch req.Op {
 	case monitor.OpClaim:
-		err := s.claim(req.Container)
+		err := s.claimInTime(ctx, req.Container)
 		sent := reply(conn, err)
 		switch {
 		case err == nil && sent:
@@ -72,6 +72,12 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	}
 }
 
+func (s *Sandbox) claimInTime(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.TeardownTimeout.Std())
+	defer cancel()
+	return s.claim(ctx, id)
+}
+
 // reply sends an empty reply or a failure, and reports whether it was sent.
 func reply(conn *monitor.Conn, err error) bool {
 	return conn.Send(&monitor.Reply{Failure: monitor.FailureOf(err)}, nil) == nil
@@ -81,14 +87,17 @@ func reply(conn *monitor.Conn, err error) bool {
 // holder goes away, which ends the container.
 func (s *Sandbox) serveClaim(conn *monitor.Conn, id string) {
 	defer conn.Close()
-	defer s.dropClaim(id)
 	var req monitor.Request
 	_, err := conn.Receive(&req)
-	c, missing := s.container(id)
-	switch {
-	case err == nil && req.Op == monitor.OpClaimed:
+	if err == nil && req.Op == monitor.OpClaimed {
+		_, missing := s.container(id)
 		reply(conn, errors.Join(missing, failpoint.Here(failpoint.MonitorClaimed)))
-	case missing == nil:
+		s.dropClaim(id)
+		return
+	}
+	// Without a claim the shim can make no container any more: either it is
+	// here, or it never will be.
+	if c := s.dropClaim(id); c != nil {
 		c.log.Info("nobody claimed the container: ending it")
 		c.kill()
 	}
