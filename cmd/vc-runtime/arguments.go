@@ -50,6 +50,9 @@ func flagsFirst(app *cli.App, args []string) []string {
 	if command == nil || slices.Contains(flagsInPlace, command.Name) {
 		return args
 	}
+	if sub := subcommand(command, args[at+1:]); sub != nil {
+		command, at = sub, at+1
+	}
 	flags := slices.Clip(slices.Clone(args[:at+1]))
 	var rest []string
 	for i := at + 1; i < len(args); i++ {
@@ -66,6 +69,16 @@ func flagsFirst(app *cli.App, args []string) []string {
 		i += n - 1
 	}
 	return append(flags, rest...)
+}
+
+// subcommand is the one that args begin with, or nil.
+func subcommand(command *cli.Command, args []string) *cli.Command {
+	for _, sub := range command.Subcommands {
+		if len(args) > 0 && sub.HasName(args[0]) {
+			return sub
+		}
+	}
+	return nil
 }
 
 // commandIndex is where the command is in args, or -1.

@@ -144,7 +144,7 @@ func (p *program) app() *cli.App {
 	app.Action = noCommand
 	app.Commands = []*cli.Command{
 		p.createCommand(), p.deleteCommand(), p.eventsCommand(), p.execCommand(),
-		p.featuresCommand(), p.killCommand(), p.listCommand(), p.pauseCommand(),
+		p.featuresCommand(), p.imageCommand(), p.killCommand(), p.listCommand(), p.pauseCommand(),
 		p.psCommand(), p.resumeCommand(), p.runCommand(), p.specCommand(),
 		p.startCommand(), p.stateCommand(), p.templateCommand(), p.traceCommand(),
 		p.updateCommand(),

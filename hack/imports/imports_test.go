@@ -18,7 +18,7 @@ const module = "github.com/vc-runtime/vc-runtime"
 // module; the longest tree that holds a package counts. Every tree may import
 // itself. Tests are free.
 var internal = map[string][]string{
-	"cmd/vc-runtime": {"state", "trace", "virtcontainers"}, // no hypervisor: only the monitor has machines
+	"cmd/vc-runtime": {"image", "state", "trace", "virtcontainers"}, // no hypervisor: only the monitor has machines
 	"cmd/vc-agent":   {"agent"},
 
 	"virtcontainers":                 {"state", "trace"},
@@ -58,6 +58,7 @@ var external = map[string]string{
 	"github.com/mdlayher/vsock":              "the guest channel where the host has vsock",
 	"github.com/containernetworking/cni":     "networks of containers that are run from images: the specification's own library",
 	"github.com/opencontainers/image-spec":   "types of an image's configuration",
+	"oras.land/oras-go/v2":                   "a registry's tokens, credentials and retries: what ORAS, Helm and Flux use",
 	"github.com/opencontainers/go-digest":    "of image-spec",
 	"github.com/moby/sys/user":               "who an image's process is: what docker, containerd and runc read passwd and group with",
 	"github.com/opencontainers/runtime-spec": "types of config.json",

@@ -196,11 +196,52 @@ func (l *Lease) commitBlob(r resource, p *Partial) error {
 	return l.s.rename("blob", p.file.Name(), l.s.place(r))
 }
 
+// EnsureText is EnsureBlob for content whose size is not known before, such as
+// a manifest, and that fits into memory.
+func (l *Lease) EnsureText(ctx context.Context, d digest.Digest, fetch func(context.Context) ([]byte, error)) error {
+	if err := l.ensureText(ctx, d, fetch); err != nil {
+		return fmt.Errorf("blob %s: %w", d, err)
+	}
+	return nil
+}
+
+func (l *Lease) ensureText(ctx context.Context, d digest.Digest, fetch func(context.Context) ([]byte, error)) error {
+	r := blobOf(d)
+	if there, err := l.need(ctx, r); err != nil || there[0] {
+		return err
+	}
+	lock, err := l.s.lockKey(ctx, r.key())
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	if there, err := l.s.has(r); err != nil || there {
+		return err
+	}
+	text, err := fetch(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := l.s.openPartial(d, int64(len(text)))
+	if err != nil {
+		return err
+	}
+	defer p.file.Close()
+	err = p.Restart()
+	if err == nil {
+		err = p.fill(ctx, d, func(context.Context, *Partial) error {
+			_, err := p.Write(text)
+			return err
+		})
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(p.file.Name()))
+	}
+	return l.commitBlob(r, p)
+}
+
 // PutBlob adds a small blob that is in memory.
 func (l *Lease) PutBlob(ctx context.Context, text []byte) (digest.Digest, error) {
 	d := digest.FromBytes(text)
-	return d, l.EnsureBlob(ctx, d, int64(len(text)), func(_ context.Context, p *Partial) error {
-		_, err := p.Write(text[p.Offset():])
-		return err
-	})
+	return d, l.EnsureText(ctx, d, func(context.Context) ([]byte, error) { return text, nil })
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // DefaultRoot is the folder of the store where the configuration names none.
@@ -75,6 +77,9 @@ func Open(root string, opts Options) (*Store, error) {
 	abs, err := filepath.Abs(root)
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", root, err)
+	}
+	if opts.Hook == nil && failpoint.Enabled {
+		opts.Hook = func(step string) error { return failpoint.Here(failpoint.Name("image." + step)) }
 	}
 	s := &Store{root: abs, opts: opts}
 	if err := s.prepare(); err != nil {
