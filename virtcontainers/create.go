@@ -164,7 +164,7 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	p.share = &share.Config{Server: server, Cache: r.Config.Share.Cache, Rootfs: b.Rootfs}
 	for _, bind := range p.guest.Binds {
 		p.share.Binds = append(p.share.Binds, share.Bind{
-			Source: bind.Source, Recursive: bind.Recursive,
+			Source: bind.Source, Destination: bind.Destination, Recursive: bind.Recursive,
 			ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
 		})
 	}

@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
@@ -14,7 +15,14 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/shim"
 )
 
+// The main goroutine keeps the main thread, which a shim needs: only in here
+// can that be had (runtime.LockOSThread).
+func init() { runtime.LockOSThread() }
+
 func main() {
+	if len(os.Args) < 2 || os.Args[1] != "shim" {
+		runtime.UnlockOSThread()
+	}
 	if len(os.Args) > 1 {
 		// The runtime's own processes: they never see the command line below.
 		switch os.Args[1] {

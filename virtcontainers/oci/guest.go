@@ -47,7 +47,9 @@ type Guest struct {
 // Bind is the source of a bind mount on the host.
 type Bind struct {
 	Source string // absolute, symlinks resolved
-	File   bool   // not a folder
+	// Destination is the absolute path in the container.
+	Destination string
+	File        bool // not a folder
 	// Recursive takes the mounts below the source along.
 	Recursive bool
 	// ReadOnly is to be enforced by the host, RecursiveReadOnly for the mounts

@@ -194,7 +194,7 @@ func (t *translation) addBind(dst *specs.Mount, what source, opts mountOptions, 
 	dst.Source = "m/" + strconv.Itoa(len(t.binds))
 	dst.Options = append([]string{flag}, opts.guest...)
 	t.binds = append(t.binds, Bind{
-		Source: what.path, File: !what.mode.IsDir(),
+		Source: what.path, Destination: dst.Destination, File: !what.mode.IsDir(),
 		Recursive: opts.recursive, ReadOnly: opts.readOnly, RecursiveReadOnly: opts.recursiveReadOnly,
 		Propagation: opts.propagation,
 	})

@@ -40,6 +40,8 @@ type Config struct {
 // Bind is a bind mount's source; the n-th one is at "m/n" in the share.
 type Bind struct {
 	Source string `json:"source"`
+	// Destination is the absolute path in the container.
+	Destination string `json:"destination"`
 	// Recursive takes the mounts below the source along.
 	Recursive bool `json:"recursive,omitempty"`
 	// ReadOnly makes the source's own mount read-only on the host's side,

@@ -73,7 +73,33 @@ const exitGone = 128 + int(unix.SIGKILL)
 
 // Main is the shim's process: it takes its Config from the command, answers
 // with one monitor.Reply, and gives the exit code at the end.
+//
+// It is called on the main goroutine, which must be locked to the main thread:
+// that is the one whose mount namespace is the process's to others.
 func Main() int {
+	main := mainThread{work: make(chan func())}
+	var code int
+	go func() {
+		defer close(main.work)
+		code = serve(main)
+	}()
+	for work := range main.work {
+		work()
+	}
+	return code
+}
+
+// mainThread does work on the main thread.
+type mainThread struct{ work chan func() }
+
+func (m mainThread) do(work func() error) error {
+	done := make(chan error)
+	m.work <- func() { done <- work() }
+	return <-done
+}
+
+// serve is the shim, but for what the main thread has to do itself.
+func serve(main mainThread) int {
 	debug.SetGCPercent(20) // small matters more than fast
 	parent, err := monitor.FileConn(os.NewFile(parentFD, "parent"))
 	if err != nil {
@@ -95,6 +121,9 @@ func Main() int {
 		}
 	}
 	s, rep, err := begin(ctx, &cfg, console)
+	if err == nil && !cfg.Exec {
+		err = main.do(func() error { return share.Enter(cfg.Share, cfg.SandboxDir) })
+	}
 	if err == nil {
 		err = failpoint.Here(failpoint.ShimReport)
 	}
