@@ -22,7 +22,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all build agent guest debian deps unit fault integration test check demo bench install clean distclean help FORCE
+.PHONY: all build agent guest debian deps unit fault integration test-vsock test check demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -70,6 +70,9 @@ fault: build guest ## every failpoint with every fault: 20 minutes (needs root a
 integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
 	VC_TEST_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
 
+test-vsock: build guest ## tests with vsock, in an emulated host of their own: many minutes (needs root and `make deps`)
+	VC_TEST_VSOCK=1 CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 60m -run '^TestVsock$$' ./tests/vsock
+
 test: ## everything: deps, build, check, unit and integration tests
 	$(MAKE) deps
 	$(MAKE) build guest debian
@@ -107,4 +110,4 @@ distclean: clean ## remove that too
 	rm -rf build
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 13
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 13

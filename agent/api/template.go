@@ -5,3 +5,7 @@ package api
 // complete, and the host saves the machine while it waits for Welcome: each
 // clone gets a Welcome of its own, with the time and fresh entropy.
 const TemplateArg = "vc.template"
+
+// VsockArg on the kernel's command line tells the agent of a template that the
+// machine has a vsock device, which the host will want to use in its clones.
+const VsockArg = "vc.vsock"

@@ -1,33 +1,82 @@
 package guest
 
 import (
+	"errors"
 	"fmt"
 	"net"
+	"os"
+	"slices"
+	"strings"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
 )
 
-// vsockModules is the group of modules with the driver of the vsock device.
-const vsockModules = "vsock"
+// Groups of modules: the sockets, and the driver of the device.
+const (
+	vsockSocketModules = "vsock-sockets"
+	vsockModules       = "vsock"
+)
 
-// VsockListener accepts the host's vsock connections.
-type VsockListener struct{ *vsock.Listener }
+// Vsock is the guest's side of the vsock device. There is one in a guest; its
+// methods are not for use by several goroutines.
+type Vsock struct {
+	Modules *Modules
 
-// ListenVsock listens on a vsock port that the kernel chooses. The driver is
-// loaded only now: it finds the address (CID) of this very machine then, and
-// not that of the template that it was cloned from.
-func ListenVsock(modules *Modules) (*VsockListener, error) {
-	if err := modules.Load(vsockModules); err != nil {
-		return nil, err
+	listener *vsock.Listener // nil before Prepare
+	used     bool
+}
+
+// HasVsock reports whether the host has given this machine a vsock device that
+// it would like to use (api.VsockArg).
+func HasVsock() bool {
+	b, err := os.ReadFile("/proc/cmdline")
+	return err == nil && slices.Contains(strings.Fields(string(b)), api.VsockArg)
+}
+
+// Prepare does what takes a moment of Listen, and what a machine that is saved
+// as a template need not leave to its clones. From then on nobody can make a
+// vsock socket, this program included.
+func (v *Vsock) Prepare() error {
+	if v.listener != nil {
+		return nil
+	}
+	if err := v.Modules.Load(vsockSocketModules); err != nil {
+		return err
 	}
 	// Any CID: the address of this machine is the host's affair.
 	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, 0, nil)
 	if err != nil {
-		return nil, fmt.Errorf("listen on vsock: %w", err)
+		return fmt.Errorf("listen on vsock: %w", err)
 	}
-	return &VsockListener{l}, nil
+	if err := banVsock(); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	v.listener = l
+	return nil
 }
+
+// Listen listens on a vsock port that the kernel has chosen. The driver is
+// loaded only now: it finds the address (CID) of this very machine then, and
+// not that of the template that it was cloned from. It works once.
+func (v *Vsock) Listen() (*VsockListener, error) {
+	if v.used {
+		return nil, errors.New("listen on vsock: it was done before, and nobody can make another socket")
+	}
+	if err := v.Prepare(); err != nil {
+		return nil, err
+	}
+	if err := v.Modules.Load(vsockModules); err != nil {
+		return nil, err
+	}
+	v.used = true
+	return &VsockListener{v.listener}, nil
+}
+
+// VsockListener accepts the host's vsock connections.
+type VsockListener struct{ *vsock.Listener }
 
 // Port is that which the kernel has chosen.
 func (l *VsockListener) Port() uint32 { return l.Addr().(*vsock.Addr).Port }

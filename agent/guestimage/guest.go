@@ -37,8 +37,10 @@ const (
 	GroupExt4     ModuleGroup = "ext4"
 	GroupBlock    ModuleGroup = "block" // virtio-blk
 	GroupNet      ModuleGroup = "net"   // virtio-net
-	GroupVsock    ModuleGroup = "vsock"
-	GroupRNG      ModuleGroup = "rng" // virtio-rng
+	// GroupVsockSockets is for vsock sockets, GroupVsock for the device.
+	GroupVsockSockets ModuleGroup = "vsock-sockets"
+	GroupVsock        ModuleGroup = "vsock"
+	GroupRNG          ModuleGroup = "rng" // virtio-rng
 )
 
 // Image tells the agent which image it was booted from.

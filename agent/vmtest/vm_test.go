@@ -41,14 +41,14 @@ func boot(t *testing.T, n int) *machine {
 }
 
 // bootWith is boot for a session that is to go over vsock.
-func bootWith(t *testing.T, n int, v *client.Vsock) *machine {
+func bootWith(t *testing.T, n int, v *client.Vsock, kernelArgs ...string) *machine {
 	t.Helper()
 	m := &machine{t: t, dir: t.TempDir(), guest: os.Getenv(guestEnv)}
 	if m.guest == "" {
 		t.Skipf("NOT RUN: needs a virtual machine; set %s to the folder of a guest image", guestEnv)
 	}
 	start := time.Now()
-	m.launch(t, n)
+	m.launch(t, n, kernelArgs)
 	m.connect(t, v)
 	t.Cleanup(func() { m.Close() })
 	t.Logf("spawn to session %v, agent's uptime at hello %d ms", time.Since(start).Round(time.Millisecond), m.Hello().UptimeMs)
@@ -56,7 +56,7 @@ func bootWith(t *testing.T, n int, v *client.Vsock) *machine {
 }
 
 // launch starts QEMU.
-func (m *machine) launch(t *testing.T, n int) {
+func (m *machine) launch(t *testing.T, n int, kernelArgs []string) {
 	t.Helper()
 	// Without erms and fsrm, which make the guest's kernel copy and clear
 	// pages byte by byte under TCG: an exec takes a third of the time.
@@ -64,7 +64,7 @@ func (m *machine) launch(t *testing.T, n int) {
 		"-M", "q35,accel=tcg,memory-backend=mem", "-object", "memory-backend-memfd,id=mem,size=256M,share=on",
 		"-cpu", "max,-erms,-fsrm", "-m", "256", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(m.guest, "vmlinux"), "-initrd", filepath.Join(m.guest, "initrd"),
-		"-append", "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable no_timer_check mitigations=off",
+		"-append", "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable no_timer_check mitigations=off " + strings.Join(kernelArgs, " "),
 		"-serial", "file:" + filepath.Join(m.dir, "console"),
 		"-chardev", "socket,id=ag,server=on,wait=off,path=" + filepath.Join(m.dir, "agent"),
 		"-device", "virtio-serial-pci", "-device", "virtserialport,chardev=ag,name=" + api.PortName,

@@ -85,14 +85,16 @@ func run(ctx context.Context, logger *log.Logger) error {
 	reap := reaper.New()
 	go reap.Run(ctx)
 	finish := newFinish(spans.With(ctx, notes), guest.Finish, makeFolders, modules.Preload)
+	vsock := &guest.Vsock{Modules: modules}
+	listen := func() (server.Listener, error) { return vsock.Listen() }
 	if guest.IsTemplate() {
-		if err := settle(ctx, finish); err != nil {
+		if err := settle(ctx, logger, finish, vsock); err != nil {
 			return err
 		}
 	}
 	srv := newServer(logger, reap, modules, finish.wait, notes)
 	for {
-		err := session(ctx, port, modules, srv, imageID, finish.start)
+		err := session(ctx, port, listen, srv, imageID, finish.start)
 		if errors.Is(err, syscall.ENODEV) || errors.Is(err, os.ErrClosed) {
 			return err // the port is gone
 		}
@@ -112,8 +114,13 @@ func keepSignals() {
 
 // settle does everything that clones need not do again. Hello, which says that
 // the machine can be saved, comes after it.
-func settle(ctx context.Context, finish *finish) error {
+func settle(ctx context.Context, logger *log.Logger, finish *finish, vsock *guest.Vsock) error {
 	finish.start()
+	if guest.HasVsock() {
+		if err := vsock.Prepare(); err != nil {
+			logger.Print(err) // a clone's host hears of it when it asks for vsock
+		}
+	}
 	if err := finish.wait(ctx); err != nil {
 		return err
 	}
@@ -122,7 +129,7 @@ func settle(ctx context.Context, finish *finish) error {
 
 // session greets the host and serves it until it goes away. The rest of the
 // set-up starts once Hello is out.
-func session(ctx context.Context, port *guest.Port, modules *guest.Modules, srv *server.Server, imageID string, finish func()) error {
+func session(ctx context.Context, port *guest.Port, listen func() (server.Listener, error), srv *server.Server, imageID string, finish func()) error {
 	conn, err := port.Session()
 	if err != nil {
 		return err
@@ -139,7 +146,9 @@ func session(ctx context.Context, port *guest.Port, modules *guest.Modules, srv 
 	if err != nil {
 		return err
 	}
-	carrier, err := server.Carrier(conn, welcome.Vsock, func() (server.Listener, error) { return guest.ListenVsock(modules) })
+	span = spans.Begin(ctx, "carrier")
+	carrier, err := server.Carrier(conn, welcome.Vsock, listen)
+	span.End()
 	if err != nil {
 		return err
 	}

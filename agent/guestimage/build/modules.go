@@ -16,14 +16,15 @@ var bootModules = []string{"virtio_pci", "virtio_console"}
 
 // groupModules is what each group is for; the rest of it are dependencies.
 var groupModules = map[guestimage.ModuleGroup][]string{
-	guestimage.GroupVirtiofs: {"virtiofs"},
-	guestimage.GroupOverlay:  {"overlay"},
-	guestimage.GroupErofs:    {"erofs"},
-	guestimage.GroupExt4:     {"ext4"},
-	guestimage.GroupBlock:    {"virtio_blk"},
-	guestimage.GroupNet:      {"virtio_net"},
-	guestimage.GroupVsock:    {"vmw_vsock_virtio_transport"},
-	guestimage.GroupRNG:      {"virtio_rng"},
+	guestimage.GroupVirtiofs:     {"virtiofs"},
+	guestimage.GroupOverlay:      {"overlay"},
+	guestimage.GroupErofs:        {"erofs"},
+	guestimage.GroupExt4:         {"ext4"},
+	guestimage.GroupBlock:        {"virtio_blk"},
+	guestimage.GroupNet:          {"virtio_net"},
+	guestimage.GroupVsock:        {"vmw_vsock_virtio_transport"},
+	guestimage.GroupVsockSockets: {"vmw_vsock_virtio_transport_common"},
+	guestimage.GroupRNG:          {"virtio_rng"},
 }
 
 // moduleTree is what depmod(8) knows of a kernel's modules. Names have "_"

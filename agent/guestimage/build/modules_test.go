@@ -26,12 +26,13 @@ func TestSelectModules(t *testing.T) {
 			guestimage.GroupVirtiofs: {"fuse.ko", "virtiofs.ko"},
 			guestimage.GroupOverlay:  {"overlay.ko"},
 			// A soft dependency by alias: the generic of its two providers.
-			guestimage.GroupErofs: {"crc32c_generic.ko", "libcrc32c.ko", "erofs.ko"},
-			guestimage.GroupExt4:  {"mbcache.ko", "jbd2.ko", "crc32c_generic.ko", "ext4.ko"},
-			guestimage.GroupBlock: {"virtio_blk.ko"},
-			guestimage.GroupNet:   {"failover.ko", "net_failover.ko", "virtio_net.ko"},
-			guestimage.GroupVsock: {"vmw_vsock_virtio_transport.ko"},
-			guestimage.GroupRNG:   {}, // built in
+			guestimage.GroupErofs:        {"crc32c_generic.ko", "libcrc32c.ko", "erofs.ko"},
+			guestimage.GroupExt4:         {"mbcache.ko", "jbd2.ko", "crc32c_generic.ko", "ext4.ko"},
+			guestimage.GroupBlock:        {"virtio_blk.ko"},
+			guestimage.GroupNet:          {"failover.ko", "net_failover.ko", "virtio_net.ko"},
+			guestimage.GroupVsock:        {"vsock.ko", "vmw_vsock_virtio_transport_common.ko", "vmw_vsock_virtio_transport.ko"},
+			guestimage.GroupVsockSockets: {"vsock.ko", "vmw_vsock_virtio_transport_common.ko"},
+			guestimage.GroupRNG:          {}, // built in
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

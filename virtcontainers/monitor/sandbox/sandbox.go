@@ -42,6 +42,8 @@ type Guest interface {
 type Machine struct {
 	VM    hypervisor.VM
 	Guest Guest
+	// Carrier is what the session with the agent goes over.
+	Carrier api.Carrier
 	// Notices are for the user who asked for the sandbox.
 	Notices []string
 
@@ -136,6 +138,11 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	close(s.booted)
 	if s.bootErr != nil {
 		s.log.WithError(s.bootErr).Warn("the machine did not boot")
+	} else {
+		s.log.WithField("carrier", s.machine.Carrier).Info("the machine runs")
+		for _, notice := range s.machine.Notices {
+			s.log.Info(notice)
+		}
 	}
 
 	<-s.idle

@@ -19,8 +19,9 @@ import (
 )
 
 // cloneLimit is how long a clone may take to be there before its template is
-// given up: some times what it takes on a loaded machine.
-const cloneLimit = 20 * time.Second
+// given up: a part of what a boot may take, but some times what it takes on a
+// loaded machine.
+func (b *booting) cloneLimit() time.Duration { return b.hv.BootTimeout.Std() / 3 }
 
 // clone gives a machine that goes on where a booted one was saved. The first
 // one for a configuration, image and QEMU boots and saves that. An error means
@@ -67,7 +68,7 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 		return m, nil
 	}
 	go func() {
-		if answers(context.WithoutCancel(ctx), m) != nil {
+		if b.answers(context.WithoutCancel(ctx), m) != nil {
 			store.Remove(context.WithoutCancel(ctx), entry) // else the next one tries that
 		}
 	}()
@@ -77,13 +78,14 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 // startClone starts a clone. The first one of a template must have answered;
 // later ones need not be waited for.
 func (b *booting) startClone(ctx context.Context, entry *template.Entry, check bool) (*Machine, error) {
-	startCtx, cancel := context.WithTimeoutCause(ctx, cloneLimit, fmt.Errorf("the clone did not start within %s", cloneLimit))
+	limit := b.cloneLimit()
+	startCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the clone did not start within %s", limit))
 	defer cancel()
 	m, err := b.start(startCtx, entry)
 	if err != nil || !check {
 		return m, err
 	}
-	if err := answers(ctx, m); err != nil {
+	if err := b.answers(ctx, m); err != nil {
 		m.Guest.Close()
 		return nil, bootFailure(ctx, m.VM, err)
 	}
@@ -93,8 +95,8 @@ func (b *booting) startClone(ctx context.Context, entry *template.Entry, check b
 // answers makes a call to the agent of a clone, and gives an error if it can
 // be blamed on the template that there is no answer. The call also makes the
 // guest run what it will need soon, while it would be idle.
-func answers(ctx context.Context, m *Machine) error {
-	ctx, cancel := context.WithTimeout(ctx, cloneLimit)
+func (b *booting) answers(ctx context.Context, m *Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, b.cloneLimit())
 	defer cancel()
 	_, err := m.Guest.ListProcesses(ctx, &api.ContainerRequest{})
 	var answer *api.GuestError
@@ -107,7 +109,7 @@ func answers(ctx context.Context, m *Machine) error {
 	default:
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the clone did not answer within %s", cloneLimit)
+		return fmt.Errorf("the clone did not answer within %s", b.cloneLimit())
 	}
 	return nil // the sandbox is ending
 }
@@ -130,6 +132,9 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	cfg := b.machine
 	cfg.Name, cfg.MemoryFile = "template", t.Memory
 	cfg.KernelArgs = append(cfg.KernelArgs[:len(cfg.KernelArgs):len(cfg.KernelArgs)], api.TemplateArg)
+	if cfg.Vsock {
+		cfg.KernelArgs = append(cfg.KernelArgs, api.VsockArg)
+	}
 	vm, err := b.driver.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -238,7 +243,7 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	if err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
-	m := &Machine{VM: vm, Guest: guest, started: begun}
+	m := &Machine{VM: vm, Guest: guest, Carrier: guest.Carrier(), started: begun}
 	if err := guest.NoVsock(); err != nil {
 		m.Notices = append(m.Notices, serialInstead(err))
 	}
