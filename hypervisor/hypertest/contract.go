@@ -41,6 +41,7 @@ func Run(t *testing.T, s Subject) {
 	}{
 		{"StartGivesUpWithContext", startGivesUp},
 		{"Channel", channel},
+		{"DialVsock", dialVsock},
 		{"Kill", kill},
 		{"DeathFromOutside", deathFromOutside},
 		{"PauseAndResume", pauseAndResume},
@@ -119,6 +120,20 @@ func channel(t *testing.T, s Subject) {
 	}
 	if _, err := io.Copy(io.Discard, vm.Channel()); err != nil {
 		t.Errorf("at the end of the channel: %v, want EOF", err)
+	}
+}
+
+// dialVsock: a machine without the device says so at once; with one, nobody
+// has to listen, and nobody waits longer than asked to.
+func dialVsock(t *testing.T, s Subject) {
+	vm := s.start(t)
+	conn, err := vm.DialVsock(limit(t, hangLimit), 4711)
+	if err == nil {
+		conn.Close()
+		t.Fatal("connected to a port where nobody listens")
+	}
+	if errors.Is(err, hypervisor.ErrVsock) == s.Config.Vsock {
+		t.Errorf("with a device %v: %v", s.Config.Vsock, err)
 	}
 }
 

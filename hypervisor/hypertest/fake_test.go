@@ -19,6 +19,30 @@ func TestFakeKeepsTheContract(t *testing.T) {
 	})
 }
 
+func TestFakeVsock(t *testing.T) {
+	d := &Driver{}
+	dialVsock(t, Subject{Driver: d, Config: hypervisor.Config{Vsock: true}})
+	d.Vsock = func(port uint32) (net.Conn, error) {
+		host, guest := net.Pipe()
+		go fmt.Fprintf(guest, "port %d\n", port)
+		return host, nil
+	}
+	vm, err := d.Start(t.Context(), hypervisor.Config{Vsock: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer vm.Kill()
+	conn, err := vm.DialVsock(t.Context(), 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b := make([]byte, 16)
+	if n, err := conn.Read(b); err != nil || string(b[:n]) != "port 7\n" {
+		t.Errorf("read %q, %v", b[:n], err)
+	}
+}
+
 func newSocket(t *testing.T) *os.File {
 	t.Helper()
 	r, w, err := os.Pipe()

@@ -128,13 +128,13 @@ func TestBootWithoutVsock(t *testing.T) {
 
 func TestBootWithVsock(t *testing.T) {
 	b, d := fakeMachines(t, config.ChannelAuto)
-	var shown []byte
+	secrets := make(chan []byte, 1)
 	d.Vsock = func(uint32) (net.Conn, error) {
 		host, guest := net.Pipe()
 		go func() {
 			var s api.VsockSecret
 			api.ReadLine(guest, &s)
-			api.WriteLine(guest, api.VsockSecret{Secret: shown})
+			api.WriteLine(guest, api.VsockSecret{Secret: <-secrets})
 			yamux.Server(guest, nil)
 		}()
 		return host, nil
@@ -143,7 +143,7 @@ func TestBootWithVsock(t *testing.T) {
 		api.WriteLine(port, api.Hello{Protocol: api.ProtocolVersion, ImageID: "image"})
 		var w api.Welcome
 		api.ReadLine(port, &w)
-		shown = w.Vsock.Agent
+		secrets <- w.Vsock.Agent
 		api.WriteLine(port, api.VsockOffer{Port: 1})
 		api.ReadLine(port, &api.CarrierChoice{})
 	}
