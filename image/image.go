@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -95,7 +94,7 @@ func (s *Service) Pull(ctx context.Context, text string, o PullOptions) (*store.
 func (s *Service) options(o PullOptions) pull.Options {
 	return pull.Options{
 		Platform: s.platform(o.Platform), Unpack: pull.UnpackLayer,
-		Downloads: s.Config.MaxConcurrentDownloads, Progress: o.Progress,
+		Downloads: s.Config.MaxConcurrentDownloads, MaxLayers: s.Config.MaxLayers, Progress: o.Progress,
 	}
 }
 
@@ -377,12 +376,8 @@ func (s *Service) Prune(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// Fsck checks the store; with content it reads everything, and makes every layer again.
+// Fsck checks the store; with content it reads everything, and makes every
+// layer again.
 func (s *Service) Fsck(ctx context.Context, content, repair bool) ([]store.Problem, error) {
-	return s.Store.Fsck(ctx, store.FsckOptions{
-		Content: content, Repair: repair,
-		Unpack: func(ctx context.Context, blob *os.File, mediaType string, dst *os.File) (store.Made, error) {
-			return pull.UnpackLayer(ctx, blob, mediaType, dst)
-		},
-	})
+	return s.Store.Fsck(ctx, store.FsckOptions{Content: content, Repair: repair, Unpack: pull.Remake(s.Store)})
 }

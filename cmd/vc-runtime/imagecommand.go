@@ -180,12 +180,12 @@ func inspectImages(c *cli.Context, s *image.Service) error {
 		if report.Config, err = json.Marshal(config); err != nil {
 			return err
 		}
-		for _, l := range img.Layers {
-			info, err := s.Store.LayerInfo(l.ChainID)
+		for _, l := range img.Stack() {
+			info, err := s.Store.LayerInfo(l.ID)
 			if err != nil {
 				return err
 			}
-			path, err := s.Store.LayerPath(l.ChainID)
+			path, err := s.Store.LayerPath(l.ID)
 			if err != nil {
 				return err
 			}

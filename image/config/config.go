@@ -36,6 +36,7 @@ type Config struct {
 	CertsDirs              []string      // certs_dirs
 	AuthFile               string        // auth_file; "" is the usual places
 	MaxConcurrentDownloads int           // max_concurrent_downloads
+	MaxLayers              int           // max_layers
 	ProgressTimeout        time.Duration // progress_timeout; 0 is off
 	Platform               string        // platform, such as linux/amd64; "" is the host's
 	Sync                   store.Sync    // sync
@@ -47,6 +48,7 @@ func Default() *Config {
 		Root:                   store.DefaultRoot,
 		CertsDirs:              []string{"/etc/vc-runtime/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
 		MaxConcurrentDownloads: 3,
+		MaxLayers:              15,
 		ProgressTimeout:        5 * time.Minute,
 		Sync:                   store.SyncFull,
 	}
@@ -67,6 +69,7 @@ func (c *Config) keys() map[string]value {
 		"certs_dirs":               {"an array of absolute paths", paths(&c.CertsDirs)},
 		"auth_file":                {`an absolute path, or "" for the usual places`, orEmpty(&c.AuthFile, path(&c.AuthFile))},
 		"max_concurrent_downloads": {"a number from 1 to 64", number(&c.MaxConcurrentDownloads, 1, 64)},
+		"max_layers":               {"a number from 1 to 128", number(&c.MaxLayers, 1, 128)},
 		"progress_timeout":         {`a time such as "5m", or "0s" for no limit`, duration(&c.ProgressTimeout)},
 		"platform":                 {`a platform such as "linux/amd64", or "" for the host's`, orEmpty(&c.Platform, platform(&c.Platform))},
 		"sync":                     {`"full" or "off"`, syncPolicy(&c.Sync)},

@@ -44,6 +44,7 @@ root = "/r"
 certs_dirs = ["/c"]
 auth_file = "/a"
 max_concurrent_downloads = 7
+max_layers = 8
 progress_timeout = "0s"
 platform = "linux/arm/v7"
 sync = "off"
@@ -52,7 +53,7 @@ sync = "off"
 		t.Fatal(err)
 	}
 	want := &Config{
-		Root: "/r", CertsDirs: []string{"/c"}, AuthFile: "/a", MaxConcurrentDownloads: 7,
+		Root: "/r", CertsDirs: []string{"/c"}, AuthFile: "/a", MaxConcurrentDownloads: 7, MaxLayers: 8,
 		Platform: "linux/arm/v7", Sync: store.SyncOff,
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
@@ -80,7 +81,7 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		`platform = "linux//x"`:          `image.platform = "linux//x": expected a platform such as "linux/amd64", or "" for the host's`,
 		`sync = "none"`:                  `image.sync = "none": expected "full" or "off"`,
 		`max_downloads = 3`: `unknown key image.max_downloads: expected auth_file, certs_dirs, max_concurrent_downloads, ` +
-			`platform, progress_timeout, root, sync`,
+			`max_layers, platform, progress_timeout, root, sync`,
 	} {
 		_, err := Parse("[image]\n" + line)
 		if err == nil || err.Error() != want {

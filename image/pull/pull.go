@@ -30,9 +30,8 @@ type Source interface {
 	Fetch(ctx context.Context, d digest.Digest, sink registry.Sink) error
 }
 
-// Unpack writes the file system image of a layer. It takes the blob as the
-// registry has it.
-type Unpack func(ctx context.Context, blob *os.File, mediaType string, dst *os.File) (store.Made, error)
+// Unpack writes the file system image of a layer: UnpackLayer.
+type Unpack func(ctx context.Context, job Job, dst *os.File) (store.Made, error)
 
 // Options are the choices of a pull.
 type Options struct {
@@ -41,6 +40,9 @@ type Options struct {
 	Unpack   Unpack
 	// Downloads is how many layers are fetched at a time.
 	Downloads int
+	// MaxLayers is how many file system images an image may become: where it
+	// has more layers, the lowest are merged. 0 is any number.
+	MaxLayers int
 	// Progress is told what happens, by several goroutines, and is not to
 	// block. It may be nil.
 	Progress func(Event)
@@ -81,6 +83,9 @@ func Pull(ctx context.Context, s *store.Store, src Source, name string, o Option
 		return nil, nil, fmt.Errorf("pull %s: %w", name, err)
 	}
 	img.Name, img.Pulled = name, time.Now().UTC()
+	if n := len(img.Layers); p.MaxLayers > 0 && n > p.MaxLayers {
+		img.Merged = n - p.MaxLayers + 1
+	}
 	if err := p.layers(ctx, img); err != nil {
 		return nil, nil, fmt.Errorf("pull %s: %w", name, err)
 	}
@@ -183,12 +188,16 @@ func (p *puller) document(ctx context.Context, d digest.Digest, size int64, serv
 func (p *puller) layers(ctx context.Context, img *store.Image) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	downloads := make(chan struct{}, max(p.Downloads, 1))
-	unpacks := make(chan struct{}, runtime.GOMAXPROCS(0))
+	w := &work{
+		puller: p, stack: img.Stack(), done: make([]chan struct{}, len(img.Layers)),
+		downloads: make(chan struct{}, max(p.Downloads, 1)),
+		unpacks:   make(chan struct{}, runtime.GOMAXPROCS(0)),
+	}
 	var wg sync.WaitGroup
-	for _, layer := range img.Layers {
+	for i := range w.stack {
+		w.done[i] = make(chan struct{})
 		wg.Go(func() {
-			if err := p.layer(ctx, layer, downloads, unpacks); err != nil {
+			if err := w.layer(ctx, i); err != nil {
 				cancel(err) // the first counts: the others are its consequence
 			}
 		})
@@ -197,43 +206,97 @@ func (p *puller) layers(ctx context.Context, img *store.Image) error {
 	return context.Cause(ctx)
 }
 
+// work is the layers of one pull.
+type work struct {
+	*puller
+	stack []store.LayerSpec
+	done  []chan struct{} // closed when a layer is there
+
+	downloads, unpacks chan struct{} // slots
+}
+
 // layer is the one worker of a layer. It takes a slot only when it has work to
 // do, not while another process does it.
-func (p *puller) layer(ctx context.Context, layer store.Layer, downloads, unpacks chan struct{}) error {
-	event := func(phase Phase, n int64) {
-		p.Progress(Event{Phase: phase, Digest: layer.Digest, Current: n, Total: layer.Size})
+func (w *work) layer(ctx context.Context, i int) error {
+	spec := w.stack[i]
+	fetch, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for _, blob := range spec.Blobs {
+		wg.Go(func() {
+			if err := w.fetch(fetch, blob); err != nil {
+				cancel(err)
+			}
+		})
 	}
-	event(Waiting, 0)
-	err := p.lease.EnsureBlob(ctx, layer.Digest, layer.Size, func(ctx context.Context, partial *store.Partial) error {
-		if err := slot(ctx, downloads); err != nil {
+	wg.Wait()
+	if fetch.Err() != nil {
+		return context.Cause(fetch)
+	}
+	err := w.lease.EnsureLayer(ctx, spec, func(ctx context.Context, dst *os.File) (store.Made, error) {
+		return w.unpack(ctx, i, dst)
+	})
+	if err != nil {
+		return err
+	}
+	close(w.done[i])
+	for _, blob := range spec.Blobs {
+		w.event(Done, blob, blob.Size)
+	}
+	return nil
+}
+
+func (w *work) event(phase Phase, blob store.Descriptor, n int64) {
+	w.Progress(Event{Phase: phase, Digest: blob.Digest, Current: n, Total: blob.Size})
+}
+
+// fetch brings one blob.
+func (w *work) fetch(ctx context.Context, blob store.Descriptor) error {
+	w.event(Waiting, blob, 0)
+	err := w.lease.EnsureBlob(ctx, blob.Digest, blob.Size, func(ctx context.Context, partial *store.Partial) error {
+		if err := slot(ctx, w.downloads); err != nil {
 			return err
 		}
-		defer release(downloads)
-		event(Downloading, partial.Offset())
-		return p.src.Fetch(ctx, layer.Digest, &counted{partial, func(n int64) { event(Downloading, n) }})
+		defer release(w.downloads)
+		w.event(Downloading, blob, partial.Offset())
+		return w.src.Fetch(ctx, blob.Digest, &counted{partial, func(n int64) { w.event(Downloading, blob, n) }})
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		w.event(Downloaded, blob, blob.Size)
 	}
-	event(Downloaded, layer.Size)
-	err = p.lease.EnsureLayer(ctx, layer, func(ctx context.Context, dst *os.File) (store.Made, error) {
-		if err := slot(ctx, unpacks); err != nil {
-			return store.Made{}, err
-		}
-		defer release(unpacks)
-		event(Unpacking, 0)
-		blob, err := p.lease.Store().OpenBlob(layer.Digest)
-		if err != nil {
-			return store.Made{}, err
-		}
-		defer blob.Close()
-		return p.Unpack(ctx, blob, layer.MediaType, dst)
-	})
-	if err != nil {
-		return err
+	return err
+}
+
+// unpack makes one layer.
+func (w *work) unpack(ctx context.Context, i int, dst *os.File) (store.Made, error) {
+	if err := slot(ctx, w.unpacks); err != nil {
+		return store.Made{}, err
 	}
-	event(Done, layer.Size)
-	return nil
+	free := sync.OnceFunc(func() { release(w.unpacks) })
+	defer free()
+	for _, blob := range w.stack[i].Blobs {
+		w.event(Unpacking, blob, 0)
+	}
+	s := w.lease.Store()
+	job, err := openJob(s, w.stack[i])
+	if err != nil {
+		return store.Made{}, err
+	}
+	defer job.close()
+	job.Below = func(ctx context.Context) ([]*os.File, error) {
+		// Those below may want the slot, and are waited for in the order of the
+		// layers: no two wait for each other.
+		free()
+		for _, done := range w.done[:i] {
+			select {
+			case <-done:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		}
+		return openLayers(s, w.stack[:i])
+	}
+	return w.Unpack(ctx, job.Job, dst)
 }
 
 func slot(ctx context.Context, slots chan struct{}) error {

@@ -81,7 +81,7 @@ func (c *client) must(t testing.TB, name string) *store.Image {
 // whole fails the test unless the store is clean and the image is all there.
 func (c *client) whole(t testing.TB, img *store.Image, want *registrytest.Image) {
 	t.Helper()
-	problems, err := c.store.Fsck(t.Context(), store.FsckOptions{Content: true, Unpack: pull.UnpackLayer})
+	problems, err := c.store.Fsck(t.Context(), store.FsckOptions{Content: true, Unpack: pull.Remake(c.store)})
 	if err != nil || len(problems) > 0 {
 		t.Errorf("fsck: %v, %v", problems, err)
 	}
@@ -95,7 +95,9 @@ func (c *client) whole(t testing.TB, img *store.Image, want *registrytest.Image)
 		if l.DiffID != digest.FromBytes(want.Layers[i].Tar) || l.Digest != digest.FromBytes(want.Layers[i].Blob) {
 			t.Errorf("layer %d: %+v", i, l)
 		}
-		path, err := c.store.LayerPath(l.ChainID)
+	}
+	for i, l := range img.Stack() {
+		path, err := c.store.LayerPath(l.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -203,11 +205,11 @@ func TestEightPullersShareTheWork(t *testing.T) {
 			}
 			other := *c
 			other.store = s
-			other.pull.Unpack = func(ctx context.Context, blob *os.File, mediaType string, dst *os.File) (store.Made, error) {
-				if _, twice := made.LoadOrStore(blob.Name(), true); twice {
-					t.Errorf("%s was unpacked twice", blob.Name())
+			other.pull.Unpack = func(ctx context.Context, job pull.Job, dst *os.File) (store.Made, error) {
+				if _, twice := made.LoadOrStore(job.Blobs[0].Name(), true); twice {
+					t.Errorf("%s was unpacked twice", job.Blobs[0].Name())
 				}
-				return pull.UnpackLayer(ctx, blob, mediaType, dst)
+				return pull.UnpackLayer(ctx, job, dst)
 			}
 			img, err := other.do(t.Context(), r.Host()+"/x")
 			if err != nil {

@@ -21,8 +21,8 @@ type FsckOptions struct {
 	// Content reads every blob and compares it with its digest, and has every
 	// layer made again and compared where Unpack is given.
 	Content bool
-	// Unpack makes the file system image of a layer from its blob.
-	Unpack func(ctx context.Context, blob *os.File, mediaType string, dst *os.File) (Made, error)
+	// Unpack makes the file system image of a layer from its blobs.
+	Unpack func(ctx context.Context, layer LayerSpec, dst *os.File) (Made, error)
 	// Repair moves what is damaged away, and takes the names from images that
 	// are no longer whole: the next pull makes them again.
 	Repair bool
@@ -170,26 +170,21 @@ func (f *fsck) layer(ctx context.Context, r resource, o FsckOptions, lease *Leas
 
 // remake makes a layer again and compares: the making is deterministic.
 func (f *fsck) remake(ctx context.Context, info *LayerInfo, path string, o FsckOptions, tmp string) error {
-	blob, err := f.s.OpenBlob(info.Blob)
-	if missing(err) {
-		return fmt.Errorf("cannot be compared: blob %s is missing", info.Blob)
-	}
-	if err != nil {
-		return err
-	}
-	defer blob.Close()
 	again, err := os.CreateTemp(tmp, "layer-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(again.Name())
 	defer again.Close()
-	made, err := o.Unpack(ctx, blob, info.MediaType, again)
+	made, err := o.Unpack(ctx, info.LayerSpec, again)
+	if missing(err) {
+		return nil // what it was made of is not kept any more, or of another image: nothing to compare it with
+	}
 	if err != nil {
 		return err
 	}
-	if made.DiffID != info.DiffID {
-		return fmt.Errorf("%w: diff id %s instead of %s", ErrDigest, made.DiffID, info.DiffID)
+	if !slices.Equal(made.DiffIDs, info.DiffIDs) {
+		return fmt.Errorf("%w: diff id %s instead of %s", ErrDigest, made.DiffIDs, info.DiffIDs)
 	}
 	is, err := hashFile(ctx, path)
 	if err != nil {
@@ -200,7 +195,7 @@ func (f *fsck) remake(ctx context.Context, info *LayerInfo, path string, o FsckO
 		return err
 	}
 	if is != want {
-		return fmt.Errorf("%s is not what its blob gives", layerFile)
+		return fmt.Errorf("%s is not what its blobs give", layerFile)
 	}
 	return nil
 }

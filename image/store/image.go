@@ -38,6 +38,9 @@ type Image struct {
 	Config   Descriptor `json:"config"`
 	Platform string     `json:"platform"` // such as linux/amd64
 	Layers   []Layer    `json:"layers"`   // lowest first
+	// Merged is how many of the lowest layers are one file system image; 0 and
+	// 1 are the same.
+	Merged int `json:"merged,omitempty"`
 	// Pulled is when the name was last given to this image.
 	Pulled time.Time `json:"pulled"`
 }
@@ -58,9 +61,32 @@ func (img *Image) Size() int64 {
 func (img *Image) resources() []resource {
 	rs := []resource{blobOf(img.Target.Digest), blobOf(img.Manifest.Digest), blobOf(img.Config.Digest)}
 	for _, l := range img.Layers {
-		rs = append(rs, blobOf(l.Digest), layerOf(l.ChainID))
+		rs = append(rs, blobOf(l.Digest))
+	}
+	for _, l := range img.Stack() {
+		rs = append(rs, layerOf(l.ID))
 	}
 	return rs
+}
+
+// Stack is the file system images that the image is, the lowest first.
+func (img *Image) Stack() []LayerSpec {
+	var stack []LayerSpec
+	var next LayerSpec
+	for i, l := range img.Layers {
+		next.ID = l.ChainID
+		next.DiffIDs = append(next.DiffIDs, l.DiffID)
+		next.Blobs = append(next.Blobs, l.Descriptor)
+		if i+1 < img.Merged {
+			continue
+		}
+		if len(next.Blobs) > 1 {
+			next.ID = digest.FromString("merged " + l.ChainID.String())
+		}
+		stack = append(stack, next)
+		next = LayerSpec{Parent: next.ID}
+	}
+	return stack
 }
 
 // check gives an error for a record that cannot be right.
@@ -70,6 +96,9 @@ func (img *Image) check() error {
 	}
 	if img.Name == "" {
 		return errors.New("no name")
+	}
+	if img.Merged < 0 || img.Merged > len(img.Layers) {
+		return fmt.Errorf("%d merged layers of %d", img.Merged, len(img.Layers))
 	}
 	for _, r := range img.resources() {
 		if err := validDigest(r.id); err != nil {

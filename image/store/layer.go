@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -17,14 +18,24 @@ const (
 	layerMeta = "meta.json"
 )
 
+// LayerSpec says what a layer is to be made of.
+type LayerSpec struct {
+	// ID is the chain id of a layer, or another digest for one that several
+	// were merged into.
+	ID digest.Digest `json:"id"`
+	// Parent is the ID of the layer below, "" for the lowest: folders that a
+	// layer has something in without naming them look as they do below.
+	Parent digest.Digest `json:"parent,omitempty"`
+	// DiffIDs are those of the layer, or of all that are merged, lowest first.
+	DiffIDs []digest.Digest `json:"diffIDs"`
+	// Blobs are what the layer is made of, as the DiffIDs.
+	Blobs []Descriptor `json:"blobs"`
+}
+
 // LayerInfo is what a layer's meta.json says.
 type LayerInfo struct {
-	Version int           `json:"version"`
-	ChainID digest.Digest `json:"chainID"`
-	DiffID  digest.Digest `json:"diffID"`
-	// Blob is what the layer was made of.
-	Blob      digest.Digest `json:"blob"`
-	MediaType string        `json:"mediaType"`
+	Version int `json:"version"`
+	LayerSpec
 	// Size of the file system image in bytes.
 	Size   int64  `json:"size"`
 	Inodes uint64 `json:"inodes"`
@@ -35,53 +46,54 @@ type LayerInfo struct {
 
 // Made is what the making of a layer has found out.
 type Made struct {
-	DiffID digest.Digest // of the uncompressed archive
-	Inodes uint64
+	DiffIDs []digest.Digest // of the uncompressed archives
+	Inodes  uint64
 	// OpaqueRoot is that of LayerInfo.
 	OpaqueRoot bool
 }
 
 // LayerPath is the file system image of a layer: an erofs, not compressed.
 // What is there is complete.
-func (s *Store) LayerPath(chainID digest.Digest) (string, error) {
-	if err := validDigest(chainID); err != nil {
+func (s *Store) LayerPath(id digest.Digest) (string, error) {
+	if err := validDigest(id); err != nil {
 		return "", err
 	}
-	return filepath.Join(s.place(layerOf(chainID)), layerFile), nil
+	return filepath.Join(s.place(layerOf(id)), layerFile), nil
 }
 
 // LayerInfo reads what is known of a layer.
-func (s *Store) LayerInfo(chainID digest.Digest) (*LayerInfo, error) {
-	if err := validDigest(chainID); err != nil {
+func (s *Store) LayerInfo(id digest.Digest) (*LayerInfo, error) {
+	if err := validDigest(id); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(s.place(layerOf(chainID)), layerMeta)
+	path := filepath.Join(s.place(layerOf(id)), layerMeta)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("layer %s: %w", chainID, err)
+		return nil, fmt.Errorf("layer %s: %w", id, err)
 	}
 	info := new(LayerInfo)
 	if err := decode(path, text, info); err != nil {
 		return nil, err
 	}
-	if info.Version != formatVersion || info.ChainID != chainID {
-		return nil, fmt.Errorf("%w: %s: version %d of layer %s", ErrCorrupt, path, info.Version, info.ChainID)
+	if info.Version != formatVersion || info.ID != id {
+		return nil, fmt.Errorf("%w: %s: version %d of layer %s", ErrCorrupt, path, info.Version, info.ID)
 	}
 	return info, nil
 }
 
 // EnsureLayer names a layer in the lease and has it made where it is missing:
-// unpack writes the file system image. Of several processes and goroutines one does the work, and the others
-// wait. The diff id that unpack has found must be the expected one.
-func (l *Lease) EnsureLayer(ctx context.Context, want Layer, unpack func(context.Context, *os.File) (Made, error)) error {
+// unpack writes the file system image. Of several processes and goroutines one
+// does the work, and the others wait. It may wait for layers below, and for
+// nothing else. The diff ids that unpack finds must be the expected ones.
+func (l *Lease) EnsureLayer(ctx context.Context, want LayerSpec, unpack func(context.Context, *os.File) (Made, error)) error {
 	if err := l.ensureLayer(ctx, want, unpack); err != nil {
-		return fmt.Errorf("layer %s: %w", want.ChainID, err)
+		return fmt.Errorf("layer %s: %w", want.ID, err)
 	}
 	return nil
 }
 
-func (l *Lease) ensureLayer(ctx context.Context, want Layer, unpack func(context.Context, *os.File) (Made, error)) error {
-	r := layerOf(want.ChainID)
+func (l *Lease) ensureLayer(ctx context.Context, want LayerSpec, unpack func(context.Context, *os.File) (Made, error)) error {
+	r := layerOf(want.ID)
 	if there, err := l.need(ctx, r); err != nil || there[0] {
 		return err
 	}
@@ -108,7 +120,7 @@ func (l *Lease) ensureLayer(ctx context.Context, want Layer, unpack func(context
 }
 
 // makeLayer fills the folder of a layer, and writes it to the disk.
-func (l *Lease) makeLayer(ctx context.Context, dir string, want Layer, unpack func(context.Context, *os.File) (Made, error)) error {
+func (l *Lease) makeLayer(ctx context.Context, dir string, want LayerSpec, unpack func(context.Context, *os.File) (Made, error)) error {
 	f, err := os.OpenFile(filepath.Join(dir, layerFile), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -122,8 +134,8 @@ func (l *Lease) makeLayer(ctx context.Context, dir string, want Layer, unpack fu
 	if err != nil {
 		return err
 	}
-	if made.DiffID != want.DiffID {
-		return fmt.Errorf("%w: diff id %s instead of %s", ErrDigest, made.DiffID, want.DiffID)
+	if !slices.Equal(made.DiffIDs, want.DiffIDs) {
+		return fmt.Errorf("%w: diff id %s instead of %s", ErrDigest, made.DiffIDs, want.DiffIDs)
 	}
 	info, err := f.Stat()
 	if err != nil {
@@ -136,9 +148,7 @@ func (l *Lease) makeLayer(ctx context.Context, dir string, want Layer, unpack fu
 		return err
 	}
 	meta := LayerInfo{
-		Version: formatVersion, ChainID: want.ChainID, DiffID: want.DiffID,
-		Blob: want.Digest, MediaType: want.MediaType, Size: info.Size(), Inodes: made.Inodes,
-		OpaqueRoot: made.OpaqueRoot,
+		Version: formatVersion, LayerSpec: want, Size: info.Size(), Inodes: made.Inodes, OpaqueRoot: made.OpaqueRoot,
 	}
 	return l.s.replace("layer.meta", dir, layerMeta, meta)
 }
@@ -152,10 +162,10 @@ func (l *Lease) commitLayer(r resource, dir string) error {
 }
 
 // HasLayer names a layer in the lease, and then says whether it is there.
-func (l *Lease) HasLayer(ctx context.Context, chainID digest.Digest) (bool, error) {
-	there, err := l.need(ctx, layerOf(chainID))
+func (l *Lease) HasLayer(ctx context.Context, id digest.Digest) (bool, error) {
+	there, err := l.need(ctx, layerOf(id))
 	if err != nil {
-		return false, fmt.Errorf("layer %s: %w", chainID, err)
+		return false, fmt.Errorf("layer %s: %w", id, err)
 	}
 	return there[0], nil
 }

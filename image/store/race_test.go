@@ -80,13 +80,13 @@ func orphanRace(t *testing.T, need needFunc) error {
 	ctx := t.Context()
 	s := newStore(t, Options{})
 	one := newSample("one", "base", "top")
-	base := one.img.Layers[0]
+	base := one.img.Stack()[0]
 
 	first := newLease(t, s)
 	if err := one.addLayer(ctx, first, base); err != nil {
 		t.Fatal(err)
 	}
-	path, err := s.LayerPath(base.ChainID)
+	path, err := s.LayerPath(base.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func orphanRace(t *testing.T, need needFunc) error {
 	there, err := need(ctx, retry, func() error {
 		_, err := collector.GC(ctx, GCOptions{})
 		return err
-	}, layerOf(base.ChainID))
+	}, layerOf(base.ID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestCollectorBeforeRetry(t *testing.T) {
 	s := newStore(t, Options{})
 	one := newSample("one", "base", "top")
 	first := newLease(t, s)
-	if err := one.addLayer(ctx, first, one.img.Layers[0]); err != nil {
+	if err := one.addLayer(ctx, first, one.img.Stack()[0]); err != nil {
 		t.Fatal(err)
 	}
 	die(t, first)
@@ -297,19 +297,19 @@ func TestWorkIsDoneOnce(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			l := newLease(t, again(t, s, nil))
-			for _, layer := range one.img.Layers {
-				err := l.EnsureBlob(t.Context(), layer.Digest, layer.Size, func(_ context.Context, p *Partial) error {
-					count(&fetched, layer.Digest)
-					_, err := p.Write(one.blobs[layer.Digest])
+			for _, layer := range one.img.Stack() {
+				err := l.EnsureBlob(t.Context(), layer.Blobs[0].Digest, layer.Blobs[0].Size, func(_ context.Context, p *Partial) error {
+					count(&fetched, layer.Blobs[0].Digest)
+					_, err := p.Write(one.blobs[layer.Blobs[0].Digest])
 					return err
 				})
 				if err != nil {
 					t.Error(err)
 				}
 				err = l.EnsureLayer(t.Context(), layer, func(_ context.Context, f *os.File) (Made, error) {
-					count(&made, layer.ChainID)
-					_, err := f.Write(one.layers[layer.ChainID])
-					return Made{DiffID: layer.DiffID}, err
+					count(&made, layer.ID)
+					_, err := f.Write(one.layers[layer.ID])
+					return Made{DiffIDs: layer.DiffIDs}, err
 				})
 				if err != nil {
 					t.Error(err)

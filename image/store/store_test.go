@@ -87,13 +87,13 @@ func newSample(name string, layers ...string) *sample {
 }
 
 // addLayer adds one layer, and the blob that it is made of.
-func (s *sample) addLayer(ctx context.Context, l *Lease, layer Layer) error {
-	if err := s.addBlob(ctx, l, layer.Descriptor); err != nil {
+func (s *sample) addLayer(ctx context.Context, l *Lease, layer LayerSpec) error {
+	if err := s.addBlob(ctx, l, layer.Blobs[0]); err != nil {
 		return err
 	}
 	return l.EnsureLayer(ctx, layer, func(_ context.Context, f *os.File) (Made, error) {
-		_, err := f.Write(s.layers[layer.ChainID])
-		return Made{DiffID: layer.DiffID, Inodes: 1}, err
+		_, err := f.Write(s.layers[layer.ID])
+		return Made{DiffIDs: layer.DiffIDs, Inodes: 1}, err
 	})
 }
 
@@ -114,7 +114,7 @@ func (s *sample) add(ctx context.Context, st *Store) (*Lease, error) {
 }
 
 func (s *sample) addWith(ctx context.Context, l *Lease) error {
-	for _, layer := range s.img.Layers {
+	for _, layer := range s.img.Stack() {
 		if err := s.addLayer(ctx, l, layer); err != nil {
 			return err
 		}
@@ -317,7 +317,7 @@ func TestLease(t *testing.T) {
 	s := newStore(t, Options{})
 	one := newSample("one", "base", "top")
 	l := newLease(t, s)
-	if err := one.addLayer(t.Context(), l, one.img.Layers[0]); err != nil {
+	if err := one.addLayer(t.Context(), l, one.img.Stack()[0]); err != nil {
 		t.Fatal(err)
 	}
 	if r := mustGC(t, s); !r.Empty() {
@@ -408,14 +408,14 @@ func TestBlobThatIsNotWhatItShouldBe(t *testing.T) {
 func TestLayerWithAnotherDiffID(t *testing.T) {
 	s := newStore(t, Options{})
 	l := newLease(t, s)
-	layer := newSample("one", "base").img.Layers[0]
+	layer := newSample("one", "base").img.Stack()[0]
 	err := l.EnsureLayer(t.Context(), layer, func(context.Context, *os.File) (Made, error) {
-		return Made{DiffID: digest.FromString("other")}, nil
+		return Made{DiffIDs: []digest.Digest{digest.FromString("other")}}, nil
 	})
 	if !errors.Is(err, ErrDigest) {
 		t.Errorf("got %v", err)
 	}
-	if there, err := l.HasLayer(t.Context(), layer.ChainID); there || err != nil {
+	if there, err := l.HasLayer(t.Context(), layer.ID); there || err != nil {
 		t.Errorf("it was taken: %v", err)
 	}
 	if entries, err := os.ReadDir(l.TempDir()); err != nil || len(entries) > 0 {
