@@ -28,7 +28,7 @@ func (p *program) imageCommand() *cli.Command {
 its defaults, or oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME].`,
 		Action: noSubcommand,
 		Subcommands: []*cli.Command{
-			p.imagePullCommand(), p.imageImportCommand(),
+			p.imagePullCommand(), p.imageImportCommand(), p.imageUnpackCommand(),
 			{
 				Name:  "ls",
 				Usage: "list the images",
