@@ -22,7 +22,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all build agent guest debian deps unit fault integration test-vsock test check demo bench install clean distclean help FORCE
+.PHONY: all build agent guest debian deps unit fault integration test-vsock test check compare conformance fuzz demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -88,6 +88,16 @@ check: $(AGENT) ## format, vet, staticcheck, import directions, a static agent
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -count=1 ./hack/imports
 	$(GO) run ./agent/guestimage/mkguest -check-static -agent $(AGENT)
+
+compare: build guest ## every bundle of the comparison with runc (needs root and `make deps`)
+	VC_COMPARE=all $(GO) test -count=1 -timeout 60m ./tests/compare
+
+conformance: build guest ## OCI's validation programs, with runc and vc-runtime (needs root and `make deps`)
+	hack/conformance build/conformance
+	VC_CONFORMANCE=$(CURDIR)/build/conformance VC_CONFORMANCE_WRITE=1 $(GO) test -count=1 -timeout 120m -v ./tests/conformance
+
+fuzz: ## every fuzzer, for FUZZTIME each (10s)
+	FUZZTIME=$(or $(FUZZTIME),10s) hack/fuzz $(FUZZ)
 
 demo: ## the life of one container, with times (needs root)
 	hack/deps build run

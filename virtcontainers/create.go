@@ -310,7 +310,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	}
 	rep, err := r.briefShim(ctx, conn, cfg, p.ConsoleSocket)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("unable to start container process: %w", err)
 	}
 	r.notice(rep.Notices)
 	return proc, nil

@@ -14,17 +14,21 @@ type Error struct {
 	Op    string        // crun's command: create, exec, ...
 	Text  string        // what failed, without the errno's own text
 	Errno syscall.Errno // 0 where crun named none
-	exec  bool          // Text is runc's and complete
+	exec  bool          // Text is complete
 }
 
 func (e *Error) Error() string {
+	text := e.Text
+	if e.Errno != 0 && !e.exec {
+		text = fmt.Sprintf("%s: %v", e.Text, e.Errno)
+	}
 	switch {
 	case e.exec:
-		return e.Text
-	case e.Errno != 0:
-		return fmt.Sprintf("crun %s: %s: %v", e.Op, e.Text, e.Errno)
+		return text
+	case e.Op == "create":
+		return initFailed + text
 	default:
-		return fmt.Sprintf("crun %s: %s", e.Op, e.Text)
+		return "crun " + e.Op + ": " + text
 	}
 }
 
@@ -41,9 +45,11 @@ func (e *Error) Unwrap() error {
 // or directory", "permission denied"), containerd and docker derive exit codes
 // 126 and 127 from them.
 const (
+	initFailed     = "error during container init: "
 	textNotInPath  = `exec: %q: executable file not found in $PATH`
-	textNoSuchFile = `exec: %q: stat %s: no such file or directory`
+	textStat       = `exec: %q: stat %s: %v`
 	textNotAllowed = `exec: %q: permission denied`
+	textCwd        = `chdir to cwd (%q) set in config.json failed: %v`
 )
 
 // What crun 1.8 says (src/libcrun/container.c, container_init_setup and
@@ -51,6 +57,7 @@ const (
 const (
 	crunNotFound = "executable file `" // executable file `x` not found in $PATH: <strerror>
 	crunOpen     = "open executable"   // open executable: <strerror>
+	crunChdir    = "chdir `"           // chdir `x`: <strerror>
 )
 
 // translate makes an Error of the log that a failed crun wrote. arg0 is the
@@ -71,6 +78,15 @@ func translate(op, arg0 string, log []byte) *Error {
 	case text == crunOpen && (errno == syscall.EACCES || errno == syscall.EPERM):
 		// EPERM is crun's for anything but a regular file.
 		return &Error{Op: op, Text: fmt.Sprintf(textNotAllowed, arg0), Errno: syscall.EACCES, exec: true}
+	case text == crunOpen && errno != 0:
+		return &Error{Op: op, Text: fmt.Sprintf(textStat, arg0, arg0, errno), Errno: errno, exec: true}
+	case strings.HasPrefix(text, crunChdir) && strings.HasSuffix(text, "`") && errno != 0:
+		dir := strings.TrimSuffix(strings.TrimPrefix(text, crunChdir), "`")
+		text := fmt.Sprintf(textCwd, dir, errno)
+		if op == "create" {
+			text = initFailed + text
+		}
+		return &Error{Op: op, Text: text, Errno: errno, exec: true}
 	}
 	return &Error{Op: op, Text: text, Errno: errno}
 }
@@ -78,7 +94,7 @@ func translate(op, arg0 string, log []byte) *Error {
 func notFound(op, arg0 string) *Error {
 	e := &Error{Op: op, Errno: syscall.ENOENT, exec: true}
 	if strings.Contains(arg0, "/") {
-		e.Text = fmt.Sprintf(textNoSuchFile, arg0, arg0)
+		e.Text = fmt.Sprintf(textStat, arg0, arg0, syscall.ENOENT)
 	} else {
 		e.Text = fmt.Sprintf(textNotInPath, arg0)
 	}

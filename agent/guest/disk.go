@@ -129,7 +129,7 @@ func (d *Disks) mount(ctx context.Context, serial, dir, fstype string, flags uin
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return err
 	}
 	if err := unix.Mount(filepath.Join("/dev", name), dir, fstype, flags, data); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/crun"
+	"github.com/vc-runtime/vc-runtime/agent/mountpoint"
 	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
@@ -114,7 +115,8 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 		pod:          c.host.cfg.Pod,
 		pidNamespace: func(name string) (string, error) { return joined.open(c.host, name) },
 	}
-	if err := os.MkdirAll(c.share(), 0o700); err != nil {
+	// Everybody may pass: in a user namespace crun is not root here.
+	if err := os.MkdirAll(c.share(), 0o711); err != nil {
 		return 0, err
 	}
 	if tag := req.GetShareTag(); tag != "" {
@@ -141,6 +143,7 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	if at.devices, err = c.devices(ctx, req.GetDisks()); err != nil {
 		return 0, err
 	}
+	at.tree = mountpoint.New(at.rootfs)
 	span := spans.Begin(ctx, "confine the spec")
 	spec, err := confineSpec(req.GetSpec(), at, req.GetStdio().GetTerminal())
 	span.End()
@@ -162,10 +165,11 @@ func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int,
 	if err != nil {
 		return 0, err
 	}
-	if _, ok := init.running(); !ok {
+	child, ok := init.running()
+	if !ok {
 		return 0, fmt.Errorf("container %s is not running: %w", c.name, syscall.ESRCH)
 	}
-	spec, arg0, err := confineProcess(req.GetSpec(), req.GetStdio().GetTerminal())
+	spec, arg0, err := confineProcess(req.GetSpec(), req.GetStdio().GetTerminal(), func() ([]byte, error) { return passwdOf(child.Pid) })
 	if err != nil {
 		return 0, err
 	}

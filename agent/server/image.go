@@ -36,7 +36,7 @@ func (c *container) writeFiles(files map[string][]byte) error {
 	if len(files) == 0 {
 		return nil
 	}
-	if err := os.Mkdir(c.files(), 0o700); err != nil {
+	if err := os.Mkdir(c.files(), 0o711); err != nil {
 		return err
 	}
 	for name, text := range files {

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+
+	"github.com/vc-runtime/vc-runtime/agent/mountpoint"
 )
 
 // errSpec marks a spec, a name or a tag that the agent refuses.
@@ -86,6 +88,7 @@ type places struct {
 	files   map[string][]byte // texts over files in /etc
 	texts   string            // folder that has them
 	user    string            // who the process is, if not empty
+	tree    *mountpoint.Tree  // the rootfs, to be prepared; nil leaves it alone
 	pod     Pod
 	// pidNamespace gives the path of a container's pid namespace.
 	pidNamespace func(container string) (string, error)
@@ -137,6 +140,11 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	arg0, err := setTerminal(process, terminal)
 	if err != nil {
 		return nil, err
+	}
+	if at.tree != nil {
+		if err := prepareRootfs(at.tree, spec, process); err != nil {
+			return nil, err
+		}
 	}
 	if err := spec.set("process", process); err != nil {
 		return nil, err
@@ -294,12 +302,16 @@ func confineNamespace(ns object, at places) error {
 
 // confineProcess checks an OCI process object for exec, and gives it back with
 // the program it runs.
-func confineProcess(b []byte, terminal bool) (out []byte, arg0 string, err error) {
+// passwd reads the container's /etc/passwd.
+func confineProcess(b []byte, terminal bool, passwd func() ([]byte, error)) (out []byte, arg0 string, err error) {
 	var process object
 	if err := json.Unmarshal(b, &process); err != nil {
 		return nil, "", fmt.Errorf("decode process: %w (%w)", errSpec, err)
 	}
 	if arg0, err = setTerminal(process, terminal); err != nil {
+		return nil, "", err
+	}
+	if err := setHome(process, passwd); err != nil {
 		return nil, "", err
 	}
 	out, err = json.Marshal(process)

@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 )
@@ -111,13 +112,39 @@ func bind(mount string) string {
 }
 
 func TestConfineProcess(t *testing.T) {
-	out, arg0, err := confineProcess([]byte(`{"args":["a"],"cwd":"/x"}`), true)
-	if err != nil || arg0 != "a" || string(out) != `{"args":["a"],"cwd":"/x","terminal":true}` {
+	passwd := func() ([]byte, error) { return []byte("root:x:0:0::/root:/bin/sh\nuser:x:7:7::/home/user:\n"), nil }
+	out, arg0, err := confineProcess([]byte(`{"args":["a"],"cwd":"/x"}`), true, passwd)
+	if err != nil || arg0 != "a" || string(out) != `{"args":["a"],"cwd":"/x","env":["HOME=/root"],"terminal":true}` {
 		t.Errorf("got %s, %q, %v", out, arg0, err)
 	}
 	for _, in := range []string{``, `null`, `{}`, `{"args":[""]}`, `{"args":"a"}`} {
-		if _, _, err := confineProcess([]byte(in), false); !errors.Is(err, errSpec) {
+		if _, _, err := confineProcess([]byte(in), false, passwd); !errors.Is(err, errSpec) {
 			t.Errorf("%s: %v, want a refusal", in, err)
+		}
+	}
+}
+
+func TestSetHome(t *testing.T) {
+	passwd := func() ([]byte, error) {
+		return []byte("short:line\nuser:x:7:7::/home/user:/bin/sh\nnone:x:8:8:::\nlater:x:7:7::/other:\n"), nil
+	}
+	missing := func() ([]byte, error) { return nil, os.ErrNotExist }
+	for _, tt := range []struct {
+		process, want string
+		passwd        func() ([]byte, error)
+	}{
+		{`{"user":{"uid":7}}`, `["HOME=/home/user"]`, passwd},
+		{`{"user":{"uid":8}}`, `["HOME=/"]`, passwd},
+		{`{"user":{"uid":9},"env":["A=1"]}`, `["A=1","HOME=/"]`, passwd},
+		{`{"env":["HOME=","A=1"]}`, `["A=1","HOME=/"]`, missing},
+		{`{"user":{"uid":7},"env":["HOME=/x"]}`, `["HOME=/x"]`, passwd},
+	} {
+		var process object
+		if err := json.Unmarshal([]byte(tt.process), &process); err != nil {
+			t.Fatal(err)
+		}
+		if err := setHome(process, tt.passwd); err != nil || string(process["env"]) != tt.want {
+			t.Errorf("%s: env %s, %v; expected %s", tt.process, process["env"], err, tt.want)
 		}
 	}
 }

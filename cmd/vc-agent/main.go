@@ -222,9 +222,11 @@ func (f *finish) wait(ctx context.Context) error {
 	}
 }
 
+// makeFolders makes folders that everybody may pass: in a user namespace crun is
+// not root here, and a container reaches none of them.
 func makeFolders() error {
 	for _, dir := range []string{crunState, callsDir, containersDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return err
 		}
 	}

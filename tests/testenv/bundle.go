@@ -29,7 +29,7 @@ func (e *Env) Bundle(options ...Option) *Bundle {
 		e.Fatal(err)
 	}
 	o := e.NewOverlay(filepath.Join(filepath.Base(dir), "rootfs"))
-	b := &Bundle{Dir: dir, Overlay: o, Rootfs: o.Dir, Spec: defaultSpec()}
+	b := &Bundle{Dir: dir, Overlay: o, Rootfs: o.Dir, Spec: DefaultSpec()}
 	return b.finish(e, options)
 }
 
@@ -40,7 +40,7 @@ func (e *Env) PlainBundle(options ...Option) *Bundle {
 	if err != nil {
 		e.Fatal(err)
 	}
-	b := &Bundle{Dir: dir, Rootfs: filepath.Join(dir, "rootfs"), Spec: defaultSpec()}
+	b := &Bundle{Dir: dir, Rootfs: filepath.Join(dir, "rootfs"), Spec: DefaultSpec()}
 	if err := os.Mkdir(b.Rootfs, 0o755); err != nil {
 		e.Fatal(err)
 	}
@@ -68,9 +68,9 @@ func (b *Bundle) Write(e *Env) {
 	}
 }
 
-// defaultSpec is `runc spec` without a terminal and with a writable rootfs,
+// DefaultSpec is `runc spec` without a terminal and with a writable rootfs,
 // running for ever.
-func defaultSpec() *specs.Spec {
+func DefaultSpec() *specs.Spec {
 	caps := []string{
 		"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
 		"CAP_NET_BIND_SERVICE", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",

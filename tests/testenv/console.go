@@ -151,6 +151,15 @@ func (c *Console) Output() string {
 	return strings.ReplaceAll(c.buf.String(), "\r\n", "\n")
 }
 
+// Rest waits until nobody has the terminal any more, and gives all its output,
+// byte by byte.
+func (c *Console) Rest() string {
+	<-c.done
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.buf.String()
+}
+
 // Expect waits until the output has the text.
 func (c *Console) Expect(text string) {
 	c.e.Helper()

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -150,6 +151,34 @@ func (c *Container) endOfOutput() error {
 		return err
 	}
 	return c.stderr.wait(time.Second)
+}
+
+// EndOfStdout waits until nobody has the container's stdout open any more.
+func (c *Container) EndOfStdout(limit time.Duration) error {
+	select {
+	case <-c.stdout.done:
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("stdout is still open after %s", limit)
+	}
+}
+
+// Piped starts the runtime with the given stdout, and gives how to wait for its
+// end and its exit code.
+func (e *Env) Piped(stdout *os.File, args ...string) func() int {
+	e.Helper()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		e.Fatal(err)
+	}
+	defer null.Close()
+	pid, err := e.reaper.start(e.Runtime, append(append([]string{e.Runtime}, e.Globals()...), args...), &os.ProcAttr{
+		Dir: "/", Env: e.environ(), Sys: own(), Files: []*os.File{null, stdout, null},
+	})
+	if err != nil {
+		e.Fatal(err)
+	}
+	return func() int { e.Helper(); return e.Await(pid, DefaultTimeout) }
 }
 
 func (c *Container) closeStdin() {

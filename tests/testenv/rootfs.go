@@ -71,7 +71,7 @@ func (s *Suite) buildProbe() error {
 
 // Build builds a program of this module.
 func (s *Suite) Build(to, pkg string, flags ...string) error {
-	root, err := moduleRoot()
+	root, err := ModuleRoot()
 	if err != nil {
 		return err
 	}

@@ -198,7 +198,7 @@ func isolate() error {
 
 // locate finds the runtime and the guest image.
 func (s *Suite) locate() error {
-	root, err := moduleRoot()
+	root, err := ModuleRoot()
 	if err != nil {
 		return err
 	}
@@ -224,9 +224,18 @@ func (s *Suite) locate() error {
 // IsVM reports whether the runtime under test is vc-runtime.
 func (s *Suite) IsVM() bool { return filepath.Base(s.Runtime) == "vc-runtime" }
 
-// moduleRoot is the folder with go.mod above the working directory, which go
+// Beside is the suite with another runtime, to compare with. Its ids are other
+// ones: the cgroups of both are in one tree.
+func (s *Suite) Beside(runtime string) *Suite {
+	return &Suite{
+		Runtime: runtime, Guest: s.Guest, Dir: s.Dir, Base: s.Base, Ignore: s.Ignore, reaper: s.reaper,
+		Prefix: s.Prefix + "-" + filepath.Base(runtime),
+	}
+}
+
+// ModuleRoot is the folder with go.mod above the working directory, which go
 // test sets to the package's.
-func moduleRoot() (string, error) {
+func ModuleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err

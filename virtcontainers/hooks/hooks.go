@@ -12,7 +12,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -90,7 +89,8 @@ func check(kind Kind, i int, h *specs.Hook) error {
 }
 
 // Run runs hooks one after the other, each with the state as JSON on stdin, in
-// the folder of the bundle, with its own environment and nothing else.
+// the folder of the bundle, with its own environment, or the caller's where it has
+// none.
 //
 // The first that fails ends the run, and its kind says what follows
 // (runtime-spec, runtime.md, "Lifecycle"): the container must be ended and the
@@ -146,12 +146,7 @@ func runAt(ctx context.Context, kind Kind, i int, h *specs.Hook, state []byte, d
 		ctx, cancel = context.WithTimeoutCause(ctx, limit, timeoutError(limit))
 		defer cancel()
 	}
-	err := run(ctx, h, state, dir)
-	var start *fs.PathError
-	if errors.As(err, &start) {
-		return fmt.Errorf("hooks.%s[%d].path: %w", kind, i, err)
-	}
-	return err
+	return run(ctx, h, state, dir)
 }
 
 // timeoutError is ErrTimeout with runc's text.

@@ -34,7 +34,9 @@ func run(ctx context.Context, h *specs.Hook, state []byte, dir string) error {
 	if len(cmd.Args) == 0 {
 		cmd.Args = []string{h.Path}
 	}
-	cmd.Env = append([]string{}, h.Env...) // nil would be our own
+	if len(h.Env) > 0 { // a hook without an environment has ours, as runc's have
+		cmd.Env = h.Env
+	}
 	cmd.Dir = folder(dir)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -135,7 +135,7 @@ func TestMissingSourceIsNotExist(t *testing.T) {
 		return s
 	}()}).Guest(GuestOptions{ID: testID})
 	// podman and docker make exit code 127 of "no such file or directory".
-	if !errors.Is(err, fs.ErrNotExist) || err.Error() != `error mounting "/nonexistent" to rootfs at "/a": stat /nonexistent: no such file or directory` {
+	if !errors.Is(err, fs.ErrNotExist) || err.Error() != `unable to start container process: error during container init: error mounting "/nonexistent" to rootfs at "/a": stat /nonexistent: no such file or directory` {
 		t.Error(err)
 	}
 }
@@ -219,7 +219,7 @@ func TestLinux(t *testing.T) {
 		{"rlimit", func(s *specs.Spec) { s.Process.Rlimits[0].Type = "RLIMIT_FOO" }, "wrong rlimit value: RLIMIT_FOO"},
 		{"rlimit twice", func(s *specs.Spec) { s.Process.Rlimits = append(s.Process.Rlimits, s.Process.Rlimits[0]) }, "a second RLIMIT_NOFILE"},
 		{"too many mounts", func(s *specs.Spec) { s.Mounts = make([]specs.Mount, maxMounts+1) }, "4097 are more than 4096"},
-		{"too large", func(s *specs.Spec) { s.Process.Env = []string{strings.Repeat("x", maxGuestSpec)} }, "the guest's specification has"},
+		{"too large", func(s *specs.Spec) { s.Process.Env = []string{"X=" + strings.Repeat("x", maxGuestSpec)} }, "the guest's specification has"},
 		{"NUL in env", func(s *specs.Spec) { s.Process.Env = []string{"A=b\x00c"} }, "process.env[0]: contains a NUL byte"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

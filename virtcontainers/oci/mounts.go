@@ -136,7 +136,7 @@ func (t *translation) mapBind(dst, src *specs.Mount, field string) (keep bool, e
 	}
 	what, err := t.files.inspect(from)
 	if err != nil {
-		return false, fmt.Errorf("error mounting %q to rootfs at %q: %w", src.Source, dst.Destination, err) // runc's text
+		return false, fmt.Errorf("unable to start container process: error during container init: error mounting %q to rootfs at %q: %w", src.Source, dst.Destination, err) // runc's text
 	}
 	kind, err := classify(what, dst.Destination)
 	if err != nil {

@@ -1,7 +1,11 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -12,6 +16,17 @@ const maxOpenFiles = 1 << 20
 
 // mapProcess does what the table calls mapped of a process.
 func (r *report) mapProcess(dst, src *specs.Process) error {
+	if src.Args[0] == "" {
+		return errNoProgram
+	}
+	if err := mapUser(&dst.User); err != nil {
+		return err
+	}
+	for _, v := range src.Env {
+		if !strings.Contains(v, "=") {
+			return fmt.Errorf("unable to start container process: error during container init: invalid environment variable: %.200q", v) // runc's text
+		}
+	}
 	if src.Capabilities != nil {
 		r.mapCapabilities(dst.Capabilities, src.Capabilities)
 	}
@@ -31,6 +46,26 @@ func (r *report) mapProcess(dst, src *specs.Process) error {
 			r.drop(fmt.Sprintf("process.rlimits[%d]", i), fmt.Sprintf("brought down to the guest's bound, %d", maxOpenFiles))
 			l.Hard, l.Soft = maxOpenFiles, min(l.Soft, maxOpenFiles)
 		}
+	}
+	return nil
+}
+
+// What runc says of a process that it cannot start.
+var (
+	errNoProgram = errors.New(`unable to start container process: exec: "": executable file not found in $PATH`)
+	errIDRange   = errors.New("unable to start container process: unable to setup user: uids and gids must be in range 0-2147483647")
+)
+
+// mapUser refuses ids that are negative in C: setuid(2) takes -1 for "leave it
+// as it is", which is root.
+func mapUser(user *specs.User) error {
+	for _, id := range append([]uint32{user.UID, user.GID}, user.AdditionalGids...) {
+		if id > math.MaxInt32 {
+			return errIDRange
+		}
+	}
+	if user.AdditionalGids != nil {
+		user.AdditionalGids = slices.Compact(slices.Sorted(slices.Values(user.AdditionalGids)))
 	}
 	return nil
 }

@@ -43,7 +43,7 @@ type Session struct {
 // Terminal is the host's side of a process's terminal.
 type Terminal struct {
 	File *os.File // nil without a terminal
-	// Width and Height override the file's own size while they are not 0.
+	// Width and Height are the size where the file has none.
 	Width, Height uint16
 }
 
@@ -103,10 +103,8 @@ func (s *Session) awaitExit() {
 func (s *Session) Connect(stdin, stdout, stderr *os.File, term Terminal) error {
 	s.term = term
 	if s.stdio.Terminal {
-		if term.Width != 0 && term.Height != 0 {
+		if !s.resize() && term.Width != 0 && term.Height != 0 {
 			s.sendSize(term.Width, term.Height)
-		} else {
-			s.resize()
 		}
 		c, err := s.stream(api.KindConsole)
 		if err != nil {
@@ -263,13 +261,14 @@ func (s *Session) pass(sig os.Signal) {
 	}
 }
 
-// resize tells the guest the size of the host's terminal.
-func (s *Session) resize() {
+// resize tells the guest the size of the host's terminal, if it has one.
+func (s *Session) resize() bool {
 	ws, err := unix.IoctlGetWinsize(int(s.term.File.Fd()), unix.TIOCGWINSZ)
 	if err != nil || ws.Col == 0 || ws.Row == 0 {
-		return
+		return false
 	}
 	s.sendSize(ws.Col, ws.Row)
+	return true
 }
 
 func (s *Session) sendSize(w, h uint16) {

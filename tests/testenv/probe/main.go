@@ -21,6 +21,7 @@ var probes = map[string]func(path string) error{
 	"lock":    locks,
 	"remount": remount,
 	"unlink":  unlinked,
+	"status":  status,
 }
 
 func main() {
@@ -33,6 +34,20 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println("probe", os.Args[1], "ok")
+}
+
+// status shows the identity and the capabilities in /proc/self/status.
+func status(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for line := range bytes.Lines(b) {
+		if bytes.HasPrefix(line, []byte("Uid:")) || bytes.HasPrefix(line, []byte("Gid:")) || bytes.HasPrefix(line, []byte("Cap")) {
+			os.Stdout.Write(line)
+		}
+	}
+	return nil
 }
 
 // tree makes one of each kind of file in a folder.
