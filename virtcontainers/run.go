@@ -50,6 +50,9 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 	if err := r.Start(ctx, o.ID); err != nil {
 		return 1, errors.Join(err, r.Delete(ctx, o.ID, true))
 	}
+	if o.Started != nil {
+		o.Started()
+	}
 	if o.Detach {
 		return 0, proc.Release()
 	}

@@ -46,6 +46,8 @@ type RunOptions struct {
 	Detach      bool
 	Keep        bool
 	NoSubreaper bool
+	// Started, if set, is called when the container's process runs.
+	Started func()
 }
 
 // ExecOptions are the flags of exec, after --process and the flags that

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -53,6 +54,9 @@ func flagsFirst(app *cli.App, args []string) []string {
 	if sub := subcommand(command, args[at+1:]); sub != nil {
 		command, at = sub, at+1
 	}
+	if command.Name == "run" && runsImage(command.Flags, args[at+1:]) {
+		return args
+	}
 	flags := slices.Clip(slices.Clone(args[:at+1]))
 	var rest []string
 	for i := at + 1; i < len(args); i++ {
@@ -79,6 +83,32 @@ func subcommand(command *cli.Command, args []string) *cli.Command {
 		}
 	}
 	return nil
+}
+
+// runsImage tells whether the arguments of run are an image and a command line,
+// whose flags are none of ours. A container's bundle is named by a flag, before
+// or after its id, or lies here.
+func runsImage(flags []cli.Flag, args []string) bool {
+	if bundleHere() {
+		return false
+	}
+	for i, positional := 0, 0; i < len(args) && positional < 2; {
+		n := flagLength(flags, args[i:])
+		if n == 0 {
+			n = 1
+			positional++
+		} else if word, _, _ := strings.Cut(strings.TrimLeft(args[i], "-"), "="); word == "bundle" || word == "b" {
+			return false
+		}
+		i += n
+	}
+	return true
+}
+
+// bundleHere reports whether the current directory is a bundle.
+func bundleHere() bool {
+	_, err := os.Stat("config.json")
+	return err == nil
 }
 
 // commandIndex is where the command is in args, or -1.

@@ -212,9 +212,9 @@ func TestExitCodes(t *testing.T) {
 		code int
 		text string
 	}{
-		{"run ID", fake{code: 137}, 137, ""},
-		{"run -d ID", fake{}, 0, ""},
-		{"run ID", fake{code: 7, err: errors.New("no kernel")}, 1, "vc-runtime run failed: no kernel"},
+		{"run -b /b ID", fake{code: 137}, 137, ""},
+		{"run -d -b /b ID", fake{}, 0, ""},
+		{"run -b /b ID", fake{code: 7, err: errors.New("no kernel")}, 1, "vc-runtime run failed: no kernel"},
 		{"create ID", fake{err: fmt.Errorf("prestart hook: %w", hook)}, 1, "vc-runtime create failed: prestart hook: exit status 42"},
 		{"start ID", fake{err: hook}, 1, "exit status 42"},
 		{"exec ID false", fake{code: 1}, 1, ""},

@@ -227,7 +227,13 @@ func pruneImages(c *cli.Context, s *image.Service) error {
 }
 
 func collectImages(c *cli.Context, s *image.Service) error {
-	r, err := s.Store.GC(c.Context, store.GCOptions{})
+	if err := sweepBundles(c.Context, s.Store); err != nil {
+		return err
+	}
+	r, err := s.Store.GC(c.Context, store.GCOptions{Known: func(container string) (bool, error) {
+		_, err := os.Stat(filepath.Join(bundlesOf(s.Store), container))
+		return !errors.Is(err, os.ErrNotExist), nil
+	}})
 	if err != nil {
 		return err
 	}

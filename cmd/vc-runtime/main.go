@@ -30,6 +30,8 @@ func main() {
 			os.Exit(sandbox.Main(sandbox.Boot))
 		case "shim":
 			os.Exit(shim.Main())
+		case imageHook:
+			os.Exit(imageHookMain(os.Args[2:], os.Stdin, os.Stderr))
 		}
 	}
 	p := &program{
