@@ -53,11 +53,11 @@ build/version: FORCE
 	@echo '$(VERSION) $(COMMIT)' | cmp -s - $@ || echo '$(VERSION) $(COMMIT)' >$@
 
 # A whole distribution as a rootfs, for the tests.
-debian: build/debian/etc/debian_version ## a Debian tree for the tests: build/debian (needs root and `make deps`)
+debian: build/debian/usr/bin/python3 ## a Debian tree for the tests: build/debian (needs root and `make deps`)
 
-build/debian/etc/debian_version:
+build/debian/usr/bin/python3:
 	rm -rf --one-file-system build/debian build/debian.tmp
-	debootstrap --variant=minbase bookworm build/debian.tmp >build/debootstrap.log || { tail build/debootstrap.log; exit 1; }
+	debootstrap --variant=minbase --include=python3 bookworm build/debian.tmp >build/debootstrap.log || { tail build/debootstrap.log; exit 1; }
 	mv build/debian.tmp build/debian
 
 unit: ## unit tests, with the race detector; no root, no virtual machine
