@@ -132,7 +132,7 @@ func platformOf(os, architecture, variant string) string {
 // matches tells whether one platform will do for another: the variants that
 // architectures begin with go without saying.
 func matches(is, want string) bool {
-	return trimVariant(is) == trimVariant(want) && (is == trimVariant(is) || want == trimVariant(want))
+	return is == want || is == trimVariant(want) || trimVariant(is) == want
 }
 
 func trimVariant(p string) string {
