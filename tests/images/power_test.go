@@ -175,7 +175,7 @@ func TestPulledImageOutlastsAPowerCut(t *testing.T) {
 	r.Add("x", "latest", sample(t))
 	name := r.Host() + "/x:latest"
 	d := newDisk(t)
-	_, img, err := pullInto(t.Context(), d.dir+"/store", name, nil)
+	s, img, err := pullInto(t.Context(), d.dir+"/store", name, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,6 +183,9 @@ func TestPulledImageOutlastsAPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.reboot()
+	if _, err := s.Image(name); err != nil {
+		t.Error(err)
+	}
 	r.Forget()
 	_, again, err := pullInto(t.Context(), d.dir+"/store", name, nil)
 	if err != nil || again.ID() != img.ID() {
