@@ -60,7 +60,7 @@ func newStream(ctx context.Context, blob io.Reader, mediaType string, lim Limits
 		free: make(chan *buffer, bufferCount), read: make(chan *buffer, bufferCount), hash: make(chan *buffer, bufferCount),
 	}
 	for range bufferCount {
-		s.free <- &buffer{data: make([]byte, bufferSize)}
+		s.free <- &buffer{}
 	}
 	s.wait.Add(2)
 	go func() {
@@ -97,6 +97,9 @@ func (s *stream) fill(ctx context.Context, mediaType string) error {
 		}
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
+		}
+		if b.data == nil {
+			b.data = make([]byte, bufferSize)
 		}
 		n, err := readFull(r, b.data[:bufferSize])
 		if s.size += int64(n); s.size > s.lim.Bytes {
