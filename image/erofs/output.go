@@ -7,7 +7,7 @@ import (
 )
 
 const (
-	outputSize = 1 << 20
+	outputSize = 256 << 10
 	// runBlocks is how many blocks are set aside for inodes at a time, so that
 	// they lie together although data is written between them.
 	runBlocks = 16

@@ -33,7 +33,8 @@ type applier struct {
 //
 // Errors: ErrInvalid, ErrLimit, that of the stream or the image.
 func (a *applier) apply(ctx context.Context, r io.Reader) (*tree, error) {
-	l := &layerReader{applier: a, tree: newTree(a.budget), tar: tar.NewReader(r), aufs: make(map[string]*erofs.Inode)}
+	src := &source{r: r}
+	l := &layerReader{applier: a, src: src, tar: tar.NewReader(src), tree: newTree(a.budget), aufs: make(map[string]*erofs.Inode)}
 	l.tree.white = a.white
 	for {
 		if ctx.Err() != nil {
@@ -44,30 +45,55 @@ func (a *applier) apply(ctx context.Context, r io.Reader) (*tree, error) {
 			return l.tree, nil
 		}
 		if err != nil {
-			return nil, tarError(err)
+			return nil, l.tarError(err)
 		}
 		if err := a.budget.inode(); err != nil {
 			return nil, err
 		}
 		if err := l.entry(hdr); err != nil {
-			return nil, fmt.Errorf("entry %.200q: %w", hdr.Name, tarError(err))
+			return nil, fmt.Errorf("entry %.200q: %w", hdr.Name, err)
 		}
 	}
 }
 
-// tarError tells the errors of a damaged stream from those of reading it.
-func tarError(err error) error {
-	if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
+// source remembers why reading the stream has failed.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
 	}
-	return err
+	return n, err
+}
+
+// tarError is what an error of reading the archive means: package tar does not
+// name all of those of damaged ones.
+func (l *layerReader) tarError(err error) error {
+	if l.src.err != nil {
+		return l.src.err
+	}
+	return fmt.Errorf("%w: %w", ErrInvalid, err)
+}
+
+// Read reads the data of the current entry.
+func (l *layerReader) Read(p []byte) (int, error) {
+	n, err := l.tar.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = l.tarError(err)
+	}
+	return n, err
 }
 
 // layerReader carries out the entries of one layer.
 type layerReader struct {
 	*applier
-	tree *tree
+	src  *source
 	tar  *tar.Reader
+	tree *tree
 	// aufs has the files of AUFS' folder of hard links, by their names.
 	aufs map[string]*erofs.Inode
 }
@@ -192,7 +218,7 @@ func (l *layerReader) inode(hdr *tar.Header) (*erofs.Inode, error) {
 		if err := l.budget.data(hdr.Size); err != nil {
 			return nil, err
 		}
-		return l.image.File(attr, hdr.Size, l.tar)
+		return l.image.File(attr, hdr.Size, l)
 	case tar.TypeSymlink:
 		return l.symlink(attr, hdr.Linkname)
 	case tar.TypeChar:

@@ -78,7 +78,7 @@ func FuzzTar(f *testing.F) {
 	f.Add(Join(Raw("././@LongLink", 'L', 6, "a/b/c\x00"), Raw("x", '0', 0, "")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		data = bytes.Clone(data)
-		fixChecksums(data)
+		FixChecksums(data)
 		m, res := unpackMemory(t, data)
 		if m == nil {
 			return
@@ -100,23 +100,6 @@ func FuzzTar(f *testing.F) {
 	})
 }
 
-// fixChecksums makes what may be headers valid, so that changes to them get
-// past the first check. The compression is left alone.
-func fixChecksums(data []byte) {
-	for at := 0; at+512 <= len(data); at += 512 {
-		h := data[at : at+512]
-		if string(h[257:262]) != "ustar" {
-			continue
-		}
-		copy(h[148:], "        ")
-		sum := 0
-		for _, c := range h {
-			sum += int(c)
-		}
-		copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
-	}
-}
-
 // FuzzLayers: layers made of few names in each other's way. One image of all
 // of them has what a stack of the images of each shows.
 func FuzzLayers(f *testing.F) {
@@ -126,8 +109,8 @@ func FuzzLayers(f *testing.F) {
 	f.Fuzz(func(t *testing.T, script []byte) {
 		var blobs []Blob
 		var images []*erofs.Image
-		for n, part := range bytes.SplitN(script, []byte{0xff}, 5) {
-			data := Archive(t, itemsOf(part)...)
+		for n, items := range Script(script) {
+			data := Archive(t, items...)
 			m, res := unpackMemory(t, data)
 			if m == nil {
 				return
@@ -155,31 +138,6 @@ func FuzzLayers(f *testing.F) {
 			t.Errorf("the merged image shows something else (-stack +merged):\n%s", diff)
 		}
 	})
-}
-
-// itemsOf makes entries of a script: three bytes for each.
-func itemsOf(script []byte) (items []Item) {
-	names := []string{"a", "b", "a/b", "a/c", "b/a", "a/b/c", ".", "c", "a/../b", "/a", ".wh.a", "a/.wh.b", ".wh..wh..opq", "a/.wh..wh..opq",
-		"b/.wh..wh..opq", "a/b/.wh.c", ".wh.b", "s", "s/x", "a/s/x", "a/s", "b/c/d/e", ".wh.s"}
-	for ; len(script) >= 3; script = script[3:] {
-		name, other := names[int(script[1])%len(names)], names[int(script[2])%len(names)]
-		mode := Mode(int64(script[2]) | 0o4000)
-		switch script[0] % 6 {
-		case 0:
-			items = append(items, Dir(name, mode))
-		case 1:
-			items = append(items, File(name, fmt.Sprint(len(items)), mode))
-		case 2:
-			items = append(items, Symlink(name, other))
-		case 3:
-			items = append(items, Link(name, other))
-		case 4:
-			items = append(items, Node(name, tar.TypeChar, int64(script[2]%3), 0))
-		case 5:
-			items = append(items, File(name, string(make([]byte, int(script[2])*700)), Xattr("user.x", name)))
-		}
-	}
-	return items
 }
 
 // stackListing lists what a stack of images shows, lowest first, without

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	bufferSize  = 256 << 10
+	bufferSize  = 128 << 10
 	bufferCount = 8 // between the stages
 )
 

@@ -28,9 +28,9 @@ var stacks = map[string][][]Item{
 		{Dir("./"), Dir("a/"), File("a/.wh.x", ""), File("a/.wh.none", "")},
 	},
 	"folders": {
-		{Dir("./"), Dir("a/"), File("a/x", "1"), Dir("b/"), File("b/x", "1"), Dir("c/"), File("c/x", "1"), Dir("d/d/d/"), File("d/d/d/x", "1")},
-		{Dir("./"), File("a/.wh..wh..opq", ""), File("a/y", "2"), File(".wh.b", ""), Dir("b/"), File("b/y", "2"), File(".wh.c", ""), File("d/d/.wh.d", ""), Dir("d/d/d/")},
-		{Dir("./"), Dir("a/"), File("a/z", "3"), Dir("c/"), File("c/z", "3"), File("d/d/d/y", "3")},
+		{Dir("./"), Dir("a/"), File("a/x", "1"), Dir("b/"), File("b/x", "1"), Dir("c/"), File("c/x", "1"), Dir("d/"), Dir("d/d/"), Dir("d/d/d/"), File("d/d/d/x", "1")},
+		{Dir("./"), File("a/.wh..wh..opq", ""), File("a/y", "2"), File(".wh.b", ""), Dir("b/"), File("b/y", "2"), File(".wh.c", ""), Dir("d/"), Dir("d/d/"), File("d/d/.wh.d", ""), Dir("d/d/d/")},
+		{Dir("./"), Dir("a/"), File("a/z", "3"), Dir("c/"), File("c/z", "3"), Dir("d/"), Dir("d/d/"), Dir("d/d/d/"), File("d/d/d/y", "3")},
 	},
 	"file and folder": {
 		{Dir("./"), Dir("a/"), File("a/x", "1"), File("b", "1"), Symlink("c", "a"), Dir("d/"), File("d/x", "1")},
@@ -73,22 +73,25 @@ var stacks = map[string][][]Item{
 func TestStacks(t *testing.T) {
 	needRoot(t)
 	for name, items := range stacks {
-		t.Run(name, func(t *testing.T) {
-			want := overlaid(t, items)
-			merged := mergedImage(t, items)
-			got, err := Listing(check(t, merged))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(want, withoutLinks(got)); diff != "" {
-				t.Errorf("the merged image differs (-overlay +merged):\n%s", diff)
-			}
-			for what, images := range map[string][]*os.File{"layers": unpacked(t, items), "merged": {merged}} {
-				if diff := cmp.Diff(want, withoutLinks(exported(t, images))); diff != "" {
-					t.Errorf("the folder exported from %s differs (-overlay +folder):\n%s", what, diff)
-				}
-			}
-		})
+		t.Run(name, func(t *testing.T) { compareStack(t, items) })
+	}
+}
+
+func compareStack(t *testing.T, items [][]Item) {
+	t.Helper()
+	want := overlaid(t, items)
+	merged := mergedImage(t, items)
+	got, err := Listing(check(t, merged))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, withoutLinks(got)); diff != "" {
+		t.Errorf("the merged image differs (-overlay +merged):\n%s", diff)
+	}
+	for what, images := range map[string][]*os.File{"layers": unpacked(t, items), "merged": {merged}} {
+		if diff := cmp.Diff(want, withoutLinks(exported(t, images))); diff != "" {
+			t.Errorf("the folder exported from %s differs (-overlay +folder):\n%s", what, diff)
+		}
 	}
 }
 

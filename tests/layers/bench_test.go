@@ -1,0 +1,178 @@
+package layers
+
+import (
+	"archive/tar"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/image/layer"
+	. "github.com/vc-runtime/vc-runtime/image/layer/layertest"
+)
+
+// unpackEnv makes the test program unpack a layer instead, so that a process
+// of its own does it: "1", with the blob and the image as arguments.
+const unpackEnv = "VC_TEST_UNPACK"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(unpackEnv) != "" {
+		if err := unpackFile(os.Args[1], os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// unpackFile unpacks a layer and waits until it is on the disk.
+func unpackFile(blob, image string) error {
+	src, err := os.Open(blob)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.Create(image)
+	if err != nil {
+		return err
+	}
+	defer dst.Close()
+	if _, err := layer.Unpack(context.Background(), layer.Blob{Reader: src, MediaType: Gzip}, dst, layer.Limits{}); err != nil {
+		return err
+	}
+	return unix.Fdatasync(int(dst.Fd()))
+}
+
+// smallFiles packs 50,000 files of up to 4 KiB.
+func smallFiles(t testing.TB) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "layer.tar.gz")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z := gzip.NewWriter(f)
+	w := tar.NewWriter(z)
+	random := rand.New(rand.NewPCG(1, 2))
+	data := make([]byte, 4096)
+	for n := range 50_000 {
+		if n%500 == 0 {
+			d := Dir(fmt.Sprintf("d%d/", n/500))
+			if err := w.WriteHeader(&d.Header); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range data {
+			data[i] = "0123456789abcdef"[random.IntN(16)]
+		}
+		size := random.IntN(len(data))
+		i := File(fmt.Sprintf("d%d/file%d", n/500, n), string(data[:size]))
+		if err := w.WriteHeader(&i.Header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(data[:size]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// cost is what something took, in seconds and MB.
+type cost struct{ wall, cpu, memory float64 }
+
+func (c *cost) add(o cost) {
+	c.wall, c.cpu, c.memory = c.wall+o.wall, c.cpu+o.cpu, max(c.memory, o.memory)
+}
+
+// run runs a program, and then what makes it last.
+func run(t testing.TB, cmd *exec.Cmd, after func() error) cost {
+	t.Helper()
+	begin := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		err = after()
+	}
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, out)
+	}
+	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
+	cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return cost{time.Since(begin).Seconds(), cpu.Seconds(), float64(usage.Maxrss) / 1e3}
+}
+
+// BenchmarkUnpack unpacks layers to an image, and with tar to a folder, one
+// after the other, up to when they are on the disk; and removes both.
+//
+//	go test -run '^$' -bench Unpack -benchtime 5x ./tests/layers
+func BenchmarkUnpack(b *testing.B) {
+	needRoot(b)
+	for name, blob := range map[string]func(testing.TB) string{
+		"debian": func(t testing.TB) string { return compressed(t, packed(t, debian(t))) }, "small files": smallFiles,
+	} {
+		b.Run(name, func(b *testing.B) { benchmark(b, blob(b)) })
+	}
+}
+
+// compressed compresses a file.
+func compressed(t testing.TB, name string) string {
+	t.Helper()
+	if out, err := exec.Command(tool(t, "gzip"), name).CombinedOutput(); err != nil {
+		t.Fatalf("gzip: %v\n%s", err, out)
+	}
+	return name + ".gz"
+}
+
+func benchmark(b *testing.B, blob string) {
+	dir := b.TempDir()
+	image, folder := filepath.Join(dir, "image"), filepath.Join(dir, "folder")
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer d.Close()
+	sync := func() error { return unix.Syncfs(int(d.Fd())) }
+	nothing := func() error { return nil }
+	var ours, tars, oursGone, tarsGone cost
+	for b.Loop() {
+		if err := sync(); err != nil {
+			b.Fatal(err)
+		}
+		cmd := exec.Command(self, blob, image)
+		cmd.Env = append(os.Environ(), unpackEnv+"=1")
+		ours.add(run(b, cmd, nothing))
+		if err := os.Mkdir(folder, 0o755); err != nil {
+			b.Fatal(err)
+		}
+		tars.add(run(b, exec.Command(tool(b, "tar"), "--extract", "--gzip", "--xattrs", "--file", blob, "--directory", folder), sync))
+		oursGone.add(run(b, exec.Command("rm", image), sync))
+		tarsGone.add(run(b, exec.Command("rm", "-r", folder), sync))
+	}
+	n := float64(b.N)
+	b.ReportMetric(0, "ns/op")
+	for unit, value := range map[string]float64{
+		"image-s": ours.wall / n, "image-cpu-s": ours.cpu / n, "image-peak-MB": ours.memory, "tar-s": tars.wall / n, "tar-cpu-s": tars.cpu / n,
+		"wall-ratio": ours.wall / tars.wall, "cpu-ratio": ours.cpu / tars.cpu, "rm-image-s": oursGone.wall / n, "rm-folder-s": tarsGone.wall / n,
+	} {
+		b.ReportMetric(value, unit)
+	}
+}
