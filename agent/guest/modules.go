@@ -44,7 +44,9 @@ func (m *Modules) LoadBoot() error { return loadAll(m.Boot) }
 
 // Preload loads what every container will need, while the host is still
 // preparing the first one.
-func (m *Modules) Preload() error { return m.Load(shareModules) }
+func (m *Modules) Preload() error {
+	return errors.Join(m.Load(shareModules), m.giveBack())
+}
 
 // Load loads a group. A group that is not in the table is built in.
 func (m *Modules) Load(group string) error {

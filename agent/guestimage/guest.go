@@ -40,7 +40,8 @@ const (
 	// GroupVsockSockets is for vsock sockets, GroupVsock for the device.
 	GroupVsockSockets ModuleGroup = "vsock-sockets"
 	GroupVsock        ModuleGroup = "vsock"
-	GroupRNG          ModuleGroup = "rng" // virtio-rng
+	GroupRNG          ModuleGroup = "rng"     // virtio-rng
+	GroupBalloon      ModuleGroup = "balloon" // virtio-balloon: gives free memory back
 )
 
 // Image tells the agent which image it was booted from.

@@ -92,6 +92,12 @@ func run(ctx context.Context, logger *log.Logger) error {
 			return err
 		}
 	}
+	go func() {
+		if err := finish.wait(ctx); err != nil {
+			return // each container is told
+		}
+		logger.Print(guest.BoundPageCache(ctx))
+	}()
 	srv := newServer(logger, reap, modules, finish.wait, notes)
 	for {
 		err := session(ctx, port, listen, srv, imageID, finish.start)

@@ -10,12 +10,12 @@ import (
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 )
 
-// maxSlots is how many root ports fit on the root bus: devices 4 to 30. The
+// maxSlots is how many root ports fit on the root bus: devices 5 to 30. The
 // ones below are the host bridge and our own devices, 31 is the ICH9.
-const maxSlots = 27
+const maxSlots = 26
 
 // firstSlot is the device number of the first root port on the root bus.
-const firstSlot = 4
+const firstSlot = 5
 
 // Layout is what the process that starts QEMU adds to a hypervisor.Config.
 type Layout struct {
@@ -84,6 +84,10 @@ func Args(cfg hypervisor.Config, l Layout) []string {
 		// Tells the kernel that it is a clone now: it draws new random numbers.
 		a.add("-device", "vmgenid,guid=auto")
 	}
+	// The guest tells which pages it does not use, and QEMU makes holes of them
+	// in the memory's file, which is shared with the file servers. Nobody asks
+	// for more than that: the balloon stays empty.
+	a.add("-device", "virtio-balloon-pci,id=balloon,free-page-reporting=on,bus=pcie.0,addr=0x4")
 	a.add("-object", "rng-builtin,id=rng")
 	a.add("-device", "virtio-rng-pci,rng=rng,bus=pcie.0,addr=0x3")
 	for slot := range cfg.HotplugSlots {

@@ -108,7 +108,7 @@ func TestCheck(t *testing.T) {
 		"no CPU":         {func(c *hypervisor.Config) { c.CPUs = 0 }, "0 CPUs"},
 		"CPUs over max":  {func(c *hypervisor.Config) { c.CPUs, c.MaxCPUs = 2, 1 }, "2 CPUs of at most 1"},
 		"no memory":      {func(c *hypervisor.Config) { c.MemoryMiB = 0 }, "0 MiB"},
-		"too many slots": {func(c *hypervisor.Config) { c.HotplugSlots = maxSlots + 1 }, "28 hotplug slots"},
+		"too many slots": {func(c *hypervisor.Config) { c.HotplugSlots = maxSlots + 1 }, "27 hotplug slots"},
 		"no kernel":      {func(c *hypervisor.Config) { c.Kernel = "" }, `parameter ""`},
 		"NUL":            {func(c *hypervisor.Config) { c.Name = "a\x00b" }, `"a\x00b"`},
 	}

@@ -25,6 +25,7 @@ var groupModules = map[guestimage.ModuleGroup][]string{
 	guestimage.GroupVsock:        {"vmw_vsock_virtio_transport"},
 	guestimage.GroupVsockSockets: {"vmw_vsock_virtio_transport_common"},
 	guestimage.GroupRNG:          {"virtio_rng"},
+	guestimage.GroupBalloon:      {"virtio_balloon"},
 }
 
 // moduleTree is what depmod(8) knows of a kernel's modules. Names have "_"

@@ -33,6 +33,7 @@ func TestSelectModules(t *testing.T) {
 			guestimage.GroupVsock:        {"vsock.ko", "vmw_vsock_virtio_transport_common.ko", "vmw_vsock_virtio_transport.ko"},
 			guestimage.GroupVsockSockets: {"vsock.ko", "vmw_vsock_virtio_transport_common.ko"},
 			guestimage.GroupRNG:          {}, // built in
+			guestimage.GroupBalloon:      {"virtio_balloon.ko"},
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
