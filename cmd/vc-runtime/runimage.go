@@ -398,25 +398,11 @@ func (r *imageRun) stdio(dir string) error {
 
 // layers are the files of the image's layers that show, the lowest first.
 func (r *imageRun) layers(img *store.Image) ([]string, error) {
-	var paths []string
-	for _, l := range img.Layers {
-		info, err := r.store.LayerInfo(l.ChainID)
-		if err != nil {
-			return nil, err
-		}
-		if info.OpaqueRoot { // nothing below shows
-			paths = nil
-		}
-		path, err := r.store.LayerPath(l.ChainID)
-		if err != nil {
-			return nil, err
-		}
-		paths = append(paths, path)
+	paths, err := r.store.LayerFiles(img)
+	if err == nil && len(paths) == 0 {
+		err = errors.New("the image has no layers")
 	}
-	if len(paths) == 0 {
-		return nil, errors.New("the image has no layers")
-	}
-	return paths, nil
+	return paths, err
 }
 
 // files are the container's hostname, hosts and, in a network, resolv.conf.

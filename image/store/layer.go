@@ -81,6 +81,27 @@ func (s *Store) LayerInfo(id digest.Digest) (*LayerInfo, error) {
 	return info, nil
 }
 
+// LayerFiles are the file system images that show of an image, the lowest
+// first.
+func (s *Store) LayerFiles(img *Image) ([]string, error) {
+	var files []string
+	for _, l := range img.Stack() {
+		info, err := s.LayerInfo(l.ID)
+		if err != nil {
+			return nil, err
+		}
+		path, err := s.LayerPath(l.ID)
+		if err != nil {
+			return nil, err
+		}
+		if info.OpaqueRoot {
+			files = nil
+		}
+		files = append(files, path)
+	}
+	return files, nil
+}
+
 // EnsureLayer names a layer in the lease and has it made where it is missing:
 // unpack writes the file system image. Of several processes and goroutines one
 // does the work, and the others wait. It may wait for layers below, and for
