@@ -160,3 +160,45 @@ func (l *Lock) Release() error {
 	})
 	return l.err
 }
+
+// FreeLock is the file of a lock that nobody holds.
+type FreeLock struct {
+	ID, Path string
+	s        *Store
+	kind     string
+}
+
+// FreeLocks finds what holders that were killed have left.
+func (s *Store) FreeLocks() ([]FreeLock, error) {
+	var free []FreeLock
+	for _, kind := range []string{locksDir, sandboxLocksDir} {
+		entries, err := os.ReadDir(s.path(kind))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("list locks: %w", err)
+		}
+		for _, e := range entries {
+			f := FreeLock{ID: e.Name(), Path: s.path(kind, e.Name()), s: s, kind: kind}
+			if ValidateID(f.ID) != nil || !e.Type().IsRegular() {
+				continue
+			}
+			probe := flock.New(f.Path, flock.SetFlag(os.O_RDONLY|unix.O_NOFOLLOW))
+			ok, err := probe.TryLock()
+			if err == nil && ok {
+				free = append(free, f)
+			}
+			if err := probe.Unlock(); err != nil {
+				return nil, fmt.Errorf("look at lock %s: %w", f.Path, err)
+			}
+		}
+	}
+	return free, nil
+}
+
+// Remove removes the file, unless somebody holds it by now.
+func (f *FreeLock) Remove() error {
+	l, err := f.s.lock(f.kind, f.ID, (*Lock).try)
+	if err != nil {
+		return err
+	}
+	return l.Release()
+}

@@ -187,3 +187,18 @@ func parseStat(b []byte) (stat, error) {
 	}
 	return stat{start: start, state: f[0][0], flags: flags, threads: threads}, nil
 }
+
+// ParentOf gives the pid of a process's parent.
+func ParentOf(pid int) (int, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	// Field 4 (proc(5)); the name in field 2 may have anything but ends with the
+	// last parenthesis.
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 2 {
+		return 0, fmt.Errorf("/proc/%d/stat: %q", pid, b)
+	}
+	return strconv.Atoi(string(f[1]))
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/resourcecache"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/shim"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
@@ -46,6 +47,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	if detached && o.ConsoleSocket == "" && p.bundle.Spec.Process.Terminal {
 		return nil, errNoConsole
 	}
+	r.Reap(ctx)
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CreateTimeout.Std())
 	defer cancel()
 	if err := failpoint.Here(failpoint.CreateLock); err != nil {
@@ -63,15 +65,19 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 		return nil, err
 	}
 	defer unwatch()
-	if err := r.makeRoom(ctx, o.ID); err != nil {
+	if err := r.makeRoom(ctx, p); err != nil {
 		return nil, err
 	}
+	defer p.closeClaim()
 	var undo cleanup
 	proc, err := r.build(ctx, p, &undo)
-	if err != nil {
-		return nil, errors.Join(err, undo.run())
+	if err == nil {
+		return proc, nil
 	}
-	return proc, nil
+	if p.claim != nil && p.key != "" && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		undo.keepSandbox() // the same create may come again, and finds it
+	}
+	return nil, errors.Join(err, undo.run())
 }
 
 // step stands before each step of a create: it gives the reason where nobody
@@ -108,8 +114,20 @@ type plan struct {
 	podDemand size.Demand
 	process   json.RawMessage
 	hooks     json.RawMessage
-	record    *state.Container // once it is being built
+	key       resourcecache.Key // "" for what is not kept
+	record    *state.Container  // once it is being built
 	place     *place
+	// claim is good while it is open: the monitor ends, or keeps, what nobody
+	// claims.
+	claim *monitor.Conn
+	// adopted is the record of an earlier create, whose sandbox claim is for.
+	adopted *state.Container
+}
+
+func (p *plan) closeClaim() {
+	if p.claim != nil {
+		p.claim.Close()
+	}
 }
 
 func (r *Runtime) plan(o CreateOptions) (*plan, error) {
@@ -168,15 +186,16 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 			ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
 		})
 	}
+	p.key = r.key(p)
 	return p, nil
 }
 
 // makeRoom sees to it that the id is free. What an unfinished create has left
-// under it is cleaned up.
-func (r *Runtime) makeRoom(ctx context.Context, id string) error {
-	rec, err := r.Store.Container(id)
+// under it is adopted, if that was the same one, or cleaned up.
+func (r *Runtime) makeRoom(ctx context.Context, p *plan) error {
+	rec, err := r.Store.Container(p.ID)
 	if errors.Is(err, state.ErrNotExist) {
-		return nil
+		return r.Store.RemoveUnclaimed(p.ID)
 	}
 	if err != nil {
 		return err
@@ -184,7 +203,18 @@ func (r *Runtime) makeRoom(ctx context.Context, id string) error {
 	if _, ok := r.derive(rec); ok {
 		return state.ErrExist
 	}
+	if r.adopt(ctx, p, rec) {
+		return nil
+	}
 	return r.clean(ctx, rec)
+}
+
+// forget removes the records of a container.
+func (r *Runtime) forget(id string) error {
+	if err := r.Store.RemoveContainer(id); err != nil {
+		return err
+	}
+	return r.Store.RemoveUnclaimed(id)
 }
 
 // build makes the container step by step, and pushes onto undo how each step
@@ -211,6 +241,9 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if spec.Linux != nil {
 		rec.CgroupsPath = spec.Linux.CgroupsPath
 	}
+	if p.adopted != nil {
+		rec.Cgroup = p.adopted.Cgroup
+	}
 	p.record = rec
 	if err := step(ctx, failpoint.CreateRecord); err != nil {
 		return nil, err
@@ -218,7 +251,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if err := r.Store.SaveContainer(rec); err != nil {
 		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
 	}
-	undo.push(func(context.Context) error { return r.Store.RemoveContainer(p.ID) })
+	undo.pushSandbox(func(context.Context) error { return r.forget(p.ID) })
 
 	span := trace.Begin(ctx, trace.Phase, "make the cgroups")
 	p.place, err = r.newPlace(rec, undo)
@@ -226,11 +259,9 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if err != nil {
 		return nil, err
 	}
-	claim, err := r.claimSandbox(ctx, p, undo)
-	if err != nil {
+	if err := r.claimSandbox(ctx, p, undo); err != nil {
 		return nil, err
 	}
-	defer claim.Close()
 
 	proc, err := r.spawnShim(ctx, p, undo)
 	if err != nil {
@@ -258,7 +289,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if err := step(ctx, failpoint.CreateClaim); err != nil {
 		return nil, err
 	}
-	if _, err := claim.Call(ctx, &monitor.Request{Op: monitor.OpClaimed, Container: p.ID}, nil); err != nil {
+	if _, err := p.claim.Call(ctx, &monitor.Request{Op: monitor.OpClaimed, Container: p.ID}, nil); err != nil {
 		return nil, fmt.Errorf("claim container %s: %w", p.ID, err)
 	}
 	if err := step(ctx, failpoint.CreatePidFile); err != nil {
@@ -296,7 +327,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if err := step(ctx, failpoint.CreateSpawnShim); err != nil {
 		return nil, err
 	}
-	proc, conn, err := r.startShim(ctx, shimStart{stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
+	proc, conn, err := r.startShim(ctx, shimStart{sandbox: p.sandbox, stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
 	if err != nil {
 		return nil, err
 	}
@@ -355,7 +386,8 @@ func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.C
 	var rep monitor.Reply
 	if _, err := conn.Receive(&rep); err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, fmt.Errorf("create: not done after %s", cfg.CreateTimeout)
+			return nil, fmt.Errorf("create: not done after %s (create_timeout): it goes on, and is kept for the same create for %s",
+				cfg.CreateTimeout, r.Config.Runtime.UnclaimedTimeout.Std())
 		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("create: %w", context.Cause(ctx))

@@ -18,6 +18,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if err := state.ValidateID(id); err != nil {
 		return err
 	}
+	r.Reap(ctx)
 	if _, err := r.Store.Container(id); errors.Is(err, state.ErrNotExist) && !force {
 		return err
 	}
@@ -106,7 +107,7 @@ func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) erro
 	if err := r.endIfLast(ctx, &state.Container{ID: id, Sandbox: id}); err != nil {
 		return err
 	}
-	return r.Store.RemoveContainer(id)
+	return r.forget(id)
 }
 
 // clean ends what still lives of a container and removes its traces, the
@@ -123,7 +124,7 @@ func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
 	if err != nil {
 		return fmt.Errorf("clean up container %s: %w", rec.ID, err)
 	}
-	return r.Store.RemoveContainer(rec.ID)
+	return r.forget(rec.ID)
 }
 
 // endIfLast ends the record's sandbox where no other container lives in it,
@@ -165,6 +166,7 @@ func (r *Runtime) endSandbox(ctx context.Context, id string) error {
 	if err := failpoint.Here(failpoint.DeleteSandbox); err != nil {
 		return err
 	}
+	r.abandonKept(ctx, id)
 	sb, err := r.Store.Sandbox(id)
 	if err == nil {
 		wait, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())

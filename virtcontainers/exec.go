@@ -21,6 +21,7 @@ import (
 // Exec runs a further process in a container, in its guest. It gives the
 // process's exit code, or 0 at once where it is to be detached.
 func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
+	r.Reap(ctx)
 	rec, err := r.record(o.ID)
 	if err != nil {
 		return 255, err
@@ -114,7 +115,7 @@ func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o Exec
 	if err := failpoint.Here(failpoint.ExecSpawnShim); err != nil {
 		return err
 	}
-	proc, conn, err := r.startShim(ctx, shimStart{stdio: shimStdio(o.ConsoleSocket, o.Stdin, o.Stdout, o.Stderr)})
+	proc, conn, err := r.startShim(ctx, shimStart{sandbox: rec.Sandbox, stdio: shimStdio(o.ConsoleSocket, o.Stdin, o.Stdout, o.Stderr)})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 // List gives the state of every container, by id. A record that cannot be
 // read is left out with a line in the log: the others still count.
 func (r *Runtime) List(ctx context.Context) ([]State, error) {
+	r.Reap(ctx)
 	entries, err := r.Store.Containers()
 	if err != nil {
 		return nil, err

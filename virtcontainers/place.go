@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
@@ -24,6 +25,14 @@ type place struct {
 // newPlace decides on the container's cgroup and records it, before anything
 // is made.
 func (r *Runtime) newPlace(rec *state.Container, undo *cleanup) (*place, error) {
+	if rec.Cgroup != nil { // that of an earlier create, whose sandbox is in there
+		cg, err := cgroup.Load(rec.Cgroup)
+		if err != nil {
+			return nil, err
+		}
+		undo.pushSandbox(cg.Remove)
+		return &place{cg: cg, made: true}, nil
+	}
 	where, err := cgroup.Place(rec.CgroupsPath, rec.ID, rec.SystemdCgroup)
 	if err != nil {
 		return nil, err
@@ -33,7 +42,8 @@ func (r *Runtime) newPlace(rec *state.Container, undo *cleanup) (*place, error) 
 		return r.Store.SaveContainer(rec)
 	})
 	if err == nil && p.cg != nil {
-		undo.push(p.cg.Remove)
+		p.cg.SetOwner(filepath.Join(r.Store.Root(), rec.ID))
+		undo.pushSandbox(p.cg.Remove)
 	}
 	return p, err
 }
@@ -45,10 +55,14 @@ func (r *Runtime) sandboxPlace(rec *state.Container, sb *state.Sandbox) (*place,
 	if err != nil {
 		return nil, err
 	}
-	return decidePlace(where, func(cg json.RawMessage) error {
+	p, err := decidePlace(where, func(cg json.RawMessage) error {
 		sb.Cgroup = cg
 		return r.Store.SaveSandbox(sb)
 	})
+	if err == nil && p.cg != nil {
+		p.cg.SetOwner(filepath.Join(r.Store.Root(), sb.ID))
+	}
+	return p, err
 }
 
 func decidePlace(where cgroup.Placement, save func(json.RawMessage) error) (*place, error) {

@@ -70,34 +70,39 @@ func (r *Runtime) pidNamespaceOf(p *plan) (string, error) {
 }
 
 // claimSandbox starts the container's sandbox, or joins its pod's, and claims
-// the container in it. The claim is good while the connection is open.
-func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) (*monitor.Conn, error) {
+// the container in it, unless it has been adopted already.
+func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) error {
+	// The claim goes first when things are undone: the monitor then ends by
+	// itself, if this was the only one.
+	defer func() {
+		if p.claim != nil {
+			undo.pushSandbox(func(ctx context.Context) error { return r.abandon(ctx, p) })
+		}
+	}()
 	lock, err := r.Store.LockSandbox(ctx, p.sandbox)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer lock.Release()
-	if p.role != oci.Single {
-		conn, err := r.joinSandbox(ctx, p.sandbox, p.ID)
+	if p.role != oci.Single && p.adopted == nil {
+		p.claim, err = r.joinSandbox(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID})
 		if err == nil || !notThere(err) {
-			return conn, err
+			return err
 		}
 		if err := r.sandboxEnded(ctx, p); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	undo.push(func(ctx context.Context) error { return r.endIfLast(ctx, p.record) })
-	conn, err := r.spawnMonitor(ctx, p)
-	if err != nil {
-		return nil, err
+	undo.pushSandbox(func(ctx context.Context) error { return r.endIfLast(ctx, p.record) })
+	if p.adopted != nil {
+		return r.enterAdopted(ctx, p)
 	}
-	// The claim goes first when things are undone: the monitor then ends by
-	// itself.
-	undo.push(func(context.Context) error { conn.Close(); return nil })
-	return conn, nil
+	p.claim, err = r.spawnMonitor(ctx, p)
+	return err
 }
 
-func (r *Runtime) joinSandbox(ctx context.Context, sandbox, id string) (*monitor.Conn, error) {
+// joinSandbox claims a container in a sandbox that runs.
+func (r *Runtime) joinSandbox(ctx context.Context, sandbox string, req *monitor.Request) (*monitor.Conn, error) {
 	if err := step(ctx, failpoint.CreateJoin); err != nil {
 		return nil, err
 	}
@@ -105,7 +110,7 @@ func (r *Runtime) joinSandbox(ctx context.Context, sandbox, id string) (*monitor
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Call(ctx, &monitor.Request{Op: monitor.OpClaim, Container: id}, nil); err != nil {
+	if _, err := conn.Call(ctx, req, nil); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("join sandbox %s: %w", sandbox, err)
 	}

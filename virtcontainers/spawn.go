@@ -18,7 +18,8 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
 )
 
-// The hidden sub-commands.
+// The hidden sub-commands. The root and the sandbox's id follow, for doctor and
+// whoever else looks at the list of processes.
 const (
 	MonitorCommand = "monitor"
 	ShimCommand    = "shim"
@@ -59,7 +60,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	}
 	span := trace.Begin(ctx, trace.Spawn, "start the monitor")
 	proc, err := r.spawn(spawnOptions{
-		args: []string{MonitorCommand}, files: []*os.File{nil, nil, nil, child, lf},
+		args: []string{MonitorCommand, r.Store.Root(), p.sandbox}, files: []*os.File{nil, nil, nil, child, lf},
 		sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	span.End()
@@ -74,7 +75,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	if err == nil {
 		err = conn.Send(&monitor.Request{
 			Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
-			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.role != oci.Single, Demand: p.podDemand},
+			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.role != oci.Single, Demand: p.podDemand, Key: string(p.key), OwnNetwork: p.netns == ""},
 		}, nil)
 	}
 	if err != nil {
@@ -113,7 +114,8 @@ func (r *Runtime) recordSandbox(ctx context.Context, p *plan, pid int) error {
 
 // shimStart says in which surroundings a shim starts.
 type shimStart struct {
-	stdio [3]*os.File
+	sandbox string // id, for whoever looks at the list of processes
+	stdio   [3]*os.File
 	// netns is the path of the network namespace to be in; "" is a fresh one
 	// where ownPidNS is set, and the caller's otherwise.
 	netns string
@@ -137,7 +139,7 @@ func (r *Runtime) startShim(ctx context.Context, s shimStart) (*os.Process, *mon
 	}
 	defer trace.Begin(ctx, trace.Spawn, "start the shim").End()
 	proc, err := r.spawn(spawnOptions{
-		args: []string{ShimCommand}, netns: s.netns, sys: sys,
+		args: []string{ShimCommand, r.Store.Root(), s.sandbox}, netns: s.netns, sys: sys,
 		files: []*os.File{s.stdio[0], s.stdio[1], s.stdio[2], child},
 	})
 	if err != nil {

@@ -17,6 +17,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err := state.ValidateID(id); err != nil {
 		return err
 	}
+	r.Reap(ctx)
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
 	if err := failpoint.Here(failpoint.StartLock); err != nil {

@@ -52,9 +52,17 @@ func (r *Runtime) record(id string) (*state.Container, error) {
 
 // derive gives the status as it follows from what lives. It is false where
 // the container does not exist: its creation never finished.
+//
+// Nor does it exist where its create was killed before it could claim it.
 func (r *Runtime) derive(rec *state.Container) (lifecycle.Status, bool) {
+	creating := rec.Creator.Alive()
+	if rec.Status == lifecycle.Created && !creating {
+		if _, err := r.Store.Unclaimed(rec.ID); err == nil {
+			return "", false
+		}
+	}
 	return lifecycle.Derive(r.recorded(rec), lifecycle.Liveness{
-		Creator: rec.Creator.Alive(),
+		Creator: creating,
 		Shim:    rec.Shim.Alive(),
 		Monitor: r.monitorAlive(rec.Sandbox),
 	})

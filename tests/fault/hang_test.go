@@ -152,7 +152,7 @@ func TestDeleteDuringCreate(t *testing.T) {
 	b, id := w.Bundle(testenv.Args("true"), slow), w.ID()
 	created := make(chan *testenv.Result, 1)
 	go func() { created <- w.call("create", "--bundle", b.Dir, id) }()
-	testenv.Eventually(w, limit, func() error {
+	testenv.Eventually(w, testenv.DefaultTimeout, func() error {
 		_, err := os.Stat(w.Path("ran"))
 		return err
 	})

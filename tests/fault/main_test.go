@@ -56,6 +56,15 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
+// warm runs a container: the first machine makes the template, which takes
+// longer.
+func warm(t *testing.T) {
+	t.Helper()
+	e := suite.New(t)
+	e.NeedVM()
+	e.OK("run", "--bundle", e.Bundle(testenv.Args("true")).Dir, e.ID())
+}
+
 // isEmpty checks that nothing at all is left below the runtime's root.
 func (w *world) isEmpty() {
 	for _, kind := range []string{"containers", "sandboxes", "locks", "sandbox-locks", "unclaimed"} {

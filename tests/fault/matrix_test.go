@@ -102,10 +102,7 @@ type matrix struct {
 type counts struct{ cases, none, slowState, slowDelete int }
 
 func TestMatrix(t *testing.T) {
-	// The first machine makes the template, which takes longer.
-	e := suite.New(t)
-	e.NeedVM()
-	e.OK("run", "--bundle", e.Bundle(testenv.Args("true")).Dir, e.ID())
+	warm(t)
 	var n counts
 	for i, p := range failpoint.Points {
 		for j, fault := range faults {

@@ -28,6 +28,7 @@ type Cgroup struct {
 	Groups   []Group `json:"groups"`
 
 	units units
+	owner string // see SetOwner
 }
 
 // Group is a cgroup in one hierarchy.
@@ -120,6 +121,7 @@ func (c *Cgroup) Create(ctx context.Context, first int, lim Limits) error {
 		if err := g.create(c.Unit == ""); err != nil {
 			return fmt.Errorf("create cgroup: %w", err)
 		}
+		g.mark(c.owner)
 		if c.Unit == "" {
 			if err := lim.apply(g); err != nil {
 				return fmt.Errorf("limit cgroup: %w", err)

@@ -39,6 +39,9 @@ type Runtime struct {
 	Annotations []string
 	// CreateTimeout is for a whole create, the boot of the VM included.
 	CreateTimeout Duration
+	// UnclaimedTimeout is how long a sandbox is kept whose create was killed, or
+	// was too slow, for the same create to come again.
+	UnclaimedTimeout Duration
 	// CallTimeout is for one request to a guest that lives.
 	CallTimeout Duration
 	// KillTimeout is what a guest gets to confirm a KILL.
@@ -122,14 +125,15 @@ type Share struct {
 func Default() *Config {
 	return &Config{
 		Runtime: Runtime{
-			StopGrace:       Seconds(30),
-			OnTerm:          OnTermStop,
-			Annotations:     []string{GraceAnnotation},
-			CreateTimeout:   Seconds(230),
-			CallTimeout:     Seconds(60),
-			KillTimeout:     Seconds(2),
-			FlushTimeout:    Seconds(1),
-			TeardownTimeout: Seconds(10),
+			StopGrace:        Seconds(30),
+			OnTerm:           OnTermStop,
+			Annotations:      []string{GraceAnnotation},
+			CreateTimeout:    Seconds(230),
+			UnclaimedTimeout: Seconds(120),
+			CallTimeout:      Seconds(60),
+			KillTimeout:      Seconds(2),
+			FlushTimeout:     Seconds(1),
+			TeardownTimeout:  Seconds(10),
 		},
 		Hypervisor: Hypervisor{
 			Accel:        AccelAuto,

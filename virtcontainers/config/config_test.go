@@ -64,6 +64,7 @@ on_term = "signal"
 annotations = []
 create_timeout = "1s"
 call_timeout = "2s"
+unclaimed_timeout = "6s"
 kill_timeout = "3s"
 flush_timeout = "4ms"
 teardown_timeout = "1m5s"
@@ -94,7 +95,7 @@ anything = { goes = 1 }
 	want := &Config{
 		Runtime: Runtime{
 			StopGrace: infinity, OnTerm: OnTermSignal, Annotations: []string{},
-			CreateTimeout: Seconds(1), CallTimeout: Seconds(2), KillTimeout: Seconds(3),
+			CreateTimeout: Seconds(1), UnclaimedTimeout: Seconds(6), CallTimeout: Seconds(2), KillTimeout: Seconds(3),
 			FlushTimeout: Seconds(0.004), TeardownTimeout: Seconds(65),
 		},
 		Hypervisor: Hypervisor{

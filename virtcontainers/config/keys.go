@@ -34,6 +34,7 @@ func (c *Config) keys() []key {
 		{"runtime.on_term", oneOf(&r.OnTerm, OnTermStop, OnTermSignal)},
 		{"runtime.annotations", someOf(&r.Annotations, GraceAnnotation)},
 		{"runtime.create_timeout", timeout(&r.CreateTimeout)},
+		{"runtime.unclaimed_timeout", timeout(&r.UnclaimedTimeout)},
 		{"runtime.call_timeout", timeout(&r.CallTimeout)},
 		{"runtime.kill_timeout", timeout(&r.KillTimeout)},
 		{"runtime.flush_timeout", timeout(&r.FlushTimeout)},

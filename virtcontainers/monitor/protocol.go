@@ -30,8 +30,14 @@ const (
 	OpSandbox Op = "sandbox"
 	// OpClaim holds the container: until the claimant has sent OpClaimed on
 	// the same connection, its end means that nobody wants the container.
+	//
+	// With a Key it adopts a sandbox that is kept for the same request, and gives
+	// EKEYREJECTED where there is none.
 	OpClaim   Op = "claim"
 	OpClaimed Op = "claimed"
+	// OpAbandon says that the container is not wanted: on the connection of its
+	// claim, or on one of its own about a sandbox that is kept.
+	OpAbandon Op = "abandon"
 	// OpCreate is sent by a container's shim with the file server's socket,
 	// unless there is nothing to be shared.
 	// The first Reply says that the container was created, the last one has
@@ -62,6 +68,7 @@ type Request struct {
 	Op        Op     `json:"op"`
 	Container string `json:"container,omitempty"`
 	Process   string `json:"process,omitempty"` // "" is the container's init
+	Key       string `json:"key,omitempty"`     // OpClaim: resourcecache.Key
 
 	// Trace is the path of a trace to write into; "" for none. What the monitor
 	// does for a container or sandbox goes into the trace of its creation.
@@ -113,6 +120,12 @@ type SandboxConfig struct {
 	Demand size.Demand `json:"demand,omitzero"`
 	// Pod is false where the sandbox ends with its only container.
 	Pod bool `json:"pod"`
+	// Key is that of the request for the first container; "" where the sandbox is
+	// not to be kept for the same one.
+	Key string `json:"key,omitempty"`
+	// OwnNetwork is set where the first container's network namespace is a fresh
+	// one, which goes with its shim.
+	OwnNetwork bool `json:"ownNetwork,omitempty"`
 }
 
 // Stdio says which streams a process has; see the agent's protocol.

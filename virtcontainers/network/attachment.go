@@ -137,6 +137,14 @@ func (a *Attachment) Close(ctx context.Context) error {
 	return nil
 }
 
+// Connected reports whether the namespace has interfaces that are, or were to
+// be, connected to the VM.
+func (a *Attachment) Connected() bool {
+	<-a.busy
+	defer func() { a.busy <- struct{}{} }()
+	return len(a.endpoints) > 0
+}
+
 // enter waits for other calls to end.
 func (a *Attachment) enter(ctx context.Context) (done func(), err error) {
 	select {

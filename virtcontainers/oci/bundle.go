@@ -39,6 +39,8 @@ var (
 type Bundle struct {
 	Dir  string // absolute
 	Spec *specs.Spec
+	// Text is config.json as it was read, with its unknown properties.
+	Text []byte
 	// Rootfs is the container's root on the host: an existing folder,
 	// absolute and free of symlinks.
 	Rootfs string
@@ -55,7 +57,7 @@ func Load(dir string) (*Bundle, error) {
 		return nil, renameOp(err, "chdir") // what runc does first
 	}
 	b := &Bundle{Dir: dir}
-	if b.Spec, err = loadSpec(filepath.Join(dir, configName)); err != nil {
+	if b.Spec, b.Text, err = loadSpec(filepath.Join(dir, configName)); err != nil {
 		return nil, err
 	}
 	if b.Rootfs, err = findRootfs(dir, b.Spec.Root); err != nil {
@@ -64,15 +66,16 @@ func Load(dir string) (*Bundle, error) {
 	return b, nil
 }
 
-func loadSpec(path string) (*specs.Spec, error) {
+func loadSpec(path string) (*specs.Spec, []byte, error) {
 	data, err := readConfig(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrNoConfig
+		return nil, nil, ErrNoConfig
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return parseSpec(data)
+	spec, err := parseSpec(data)
+	return spec, data, err
 }
 
 func parseSpec(data []byte) (*specs.Spec, error) {

@@ -53,7 +53,7 @@ const testID = "c1"
 func loadTestdata(t testing.TB, name string) *Bundle {
 	t.Helper()
 	dir := filepath.Join("testdata", name)
-	spec, err := loadSpec(filepath.Join(dir, configName))
+	spec, _, err := loadSpec(filepath.Join(dir, configName))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,6 +44,7 @@ type container struct {
 	started  bool
 	execs    map[string]*process
 	lastExec int
+	remains  error // what is left of it in the machine
 }
 
 // newContainer registers the container whose shim is at the other end.
@@ -185,7 +186,7 @@ func (c *container) failed(phase string, err error) error {
 
 // undoCreate takes back a creation that failed.
 func (c *container) undoCreate() {
-	if c.s.bootErr == nil && c.s.machine != nil {
+	if !c.s.booting() && c.s.machine != nil {
 		c.release()
 	}
 	c.kill()
@@ -300,11 +301,27 @@ func (c *container) release() {
 		}
 		if err != nil {
 			c.log.WithError(err).Warn("remove the container in the guest")
+			c.leave(err)
 		}
 	}
 	if err := errors.Join(failpoint.Here(failpoint.MonitorUnplug), unplug(ctx, c.takeDevices())); err != nil {
 		c.log.WithError(err).Warn("unplug the container's devices")
+		c.leave(err)
 	}
+}
+
+// leave notes that something of the container could not be taken away, left
+// gives that.
+func (c *container) leave(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remains = errors.Join(c.remains, err)
+}
+
+func (c *container) left() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.remains
 }
 
 // waitShim waits for the shim, which writes the rest of the output and exits.

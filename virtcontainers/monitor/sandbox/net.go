@@ -21,6 +21,9 @@ const networkTimeout = 10 * time.Second
 // networker joins the VM to the network.
 type networker interface {
 	sync(ctx context.Context, m *Machine, shim, cpus int) error
+	// leave lets go of a namespace without interfaces; one that has some is an
+	// error, since a machine cannot be taken away from them.
+	leave() error
 	close() error
 }
 
@@ -101,6 +104,22 @@ func notOurs(id namespaceID) error {
 		err = errors.New("the container is in the host's network namespace: refused")
 	}
 	return err
+}
+
+func (a *attachment) leave() error {
+	a.mu.Lock()
+	if a.at != nil && a.at.Connected() {
+		a.mu.Unlock()
+		return errors.New("the machine has interfaces in the container's own network namespace")
+	}
+	a.mu.Unlock()
+	if err := a.close(); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at = nil
+	return nil
 }
 
 // close takes back what was made in the namespace.

@@ -26,6 +26,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/resourcecache"
 )
 
 // Guest is the agent, as the monitor uses it.
@@ -80,6 +81,12 @@ type Sandbox struct {
 	claims map[string]chan struct{}
 	idle   chan struct{} // closed when the last container and claim have gone
 	ended  bool
+	// first is the container that the sandbox was started for, cache how far the
+	// sandbox and the create that waits for it have come, kept is set while it is
+	// unclaimed.
+	first string
+	cache resourcecache.State
+	kept  *keeping
 
 	traces map[string]*trace.Tracer // by path; guarded by mu
 
@@ -118,6 +125,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
+	s.first, s.cache = id, resourcecache.Creating
 	s.claims[id] = make(chan struct{})
 	s.requests.Go(func() { s.serveClaim(first, id) })
 
@@ -232,9 +240,14 @@ func (s *Sandbox) accept(l *net.UnixListener) {
 //
 // A container of that name may be on its way out, deleted a moment ago, or its
 // create have been killed: claim waits for the end of that.
-func (s *Sandbox) claim(ctx context.Context, id string) error {
+//
+// With the key of a request it adopts what is kept for that.
+func (s *Sandbox) claim(ctx context.Context, id, key string) error {
 	for {
-		gone, err := s.tryClaim(id)
+		gone, err := s.tryClaim(id, key)
+		if gone == nil && err == nil {
+			err = s.store.RemoveUnclaimed(id)
+		}
 		if gone == nil {
 			return err
 		}
@@ -248,13 +261,17 @@ func (s *Sandbox) claim(ctx context.Context, id string) error {
 
 // tryClaim is claim without waiting. It gives a channel that is closed when it
 // makes sense to try again.
-func (s *Sandbox) tryClaim(id string) (gone <-chan struct{}, err error) {
+func (s *Sandbox) tryClaim(id, key string) (gone <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.containers[id]
 	switch {
 	case s.ended:
 		return nil, errEnding
+	case key != "":
+		return s.tryAdopt(id, key)
+	case s.cache == resourcecache.Unclaimed:
+		return nil, errEnding // nobody has, or will have, the pod's own container
 	case s.claims[id] != nil:
 		return s.claims[id], nil
 	case c != nil && (c.isKilled() || isClosed(c.shimGone)):
@@ -270,6 +287,11 @@ func (s *Sandbox) tryClaim(id string) (gone <-chan struct{}, err error) {
 func (s *Sandbox) dropClaim(id string) *container {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.dropClaimLocked(id)
+}
+
+// dropClaimLocked is dropClaim with mu held.
+func (s *Sandbox) dropClaimLocked(id string) *container {
 	if over := s.claims[id]; over != nil {
 		delete(s.claims, id)
 		close(over)
@@ -309,7 +331,7 @@ func (s *Sandbox) remove(c *container) {
 
 // endIfIdle is called with mu held.
 func (s *Sandbox) endIfIdle() {
-	if !s.ended && len(s.claims) == 0 && len(s.containers) == 0 {
+	if !s.ended && len(s.claims) == 0 && len(s.containers) == 0 && s.cache != resourcecache.Unclaimed {
 		s.ended = true
 		close(s.idle)
 	}
@@ -327,10 +349,13 @@ func (s *Sandbox) container(id string) (*container, error) {
 
 // last reports whether the VM ends with c: nobody else is in it.
 func (s *Sandbox) last(c *container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cache == resourcecache.Unclaimed {
+		return false // the machine is kept
+	}
 	if !s.cfg.Pod || c.id == s.cfg.ID {
 		return true
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	return len(s.containers) == 1 && s.containers[c.id] == c && len(s.claims) == 0
 }

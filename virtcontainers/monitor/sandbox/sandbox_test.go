@@ -42,6 +42,7 @@ func (v *fakeVM) Process() state.Process { return state.Process{Pid: 1} }
 type noNet struct{}
 
 func (noNet) sync(context.Context, *Machine, int, int) error { return nil }
+func (noNet) leave() error                                   { return nil }
 func (noNet) close() error                                   { return nil }
 
 type fakeDevice struct{}

@@ -15,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/resourcecache"
 )
 
 // requestTimeout is how long a peer may take to say what it wants.
@@ -46,7 +47,7 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	log.Debug("request")
 	switch req.Op {
 	case monitor.OpClaim:
-		err := s.claimInTime(ctx, req.Container)
+		err := s.claimInTime(ctx, req.Container, req.Key)
 		sent := reply(conn, err)
 		switch {
 		case err == nil && sent:
@@ -60,6 +61,9 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 		s.serveExec(ctx, conn, &req)
 	case monitor.OpStream:
 		s.serveStream(ctx, conn, &req)
+	case monitor.OpAbandon:
+		s.giveUp(resourcecache.GiveUp)
+		reply(conn, nil)
 	case monitor.OpEvents:
 		s.serveEvents(conn, &req)
 	default:
@@ -72,10 +76,10 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	}
 }
 
-func (s *Sandbox) claimInTime(ctx context.Context, id string) error {
+func (s *Sandbox) claimInTime(ctx context.Context, id, key string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
-	return s.claim(ctx, id)
+	return s.claim(ctx, id, key)
 }
 
 // reply sends an empty reply or a failure, and reports whether it was sent.
@@ -83,23 +87,35 @@ func reply(conn *monitor.Conn, err error) bool {
 	return conn.Send(&monitor.Reply{Failure: monitor.FailureOf(err)}, nil) == nil
 }
 
-// serveClaim holds the claim on a container until it is made good or its
-// holder goes away, which ends the container.
+// serveClaim holds the claim on a container until it is made good, or given up,
+// or its holder goes away, which both end the container.
 func (s *Sandbox) serveClaim(conn *monitor.Conn, id string) {
 	defer conn.Close()
 	var req monitor.Request
 	_, err := conn.Receive(&req)
-	if err == nil && req.Op == monitor.OpClaimed {
+	switch {
+	case err == nil && req.Op == monitor.OpClaimed:
 		_, missing := s.container(id)
-		reply(conn, errors.Join(missing, failpoint.Here(failpoint.MonitorClaimed)))
+		err := errors.Join(missing, failpoint.Here(failpoint.MonitorClaimed))
+		if err == nil && id == s.first {
+			s.mu.Lock()
+			s.step(resourcecache.Acknowledge)
+			s.mu.Unlock()
+		}
+		reply(conn, err)
 		s.dropClaim(id)
-		return
-	}
-	// Without a claim the shim can make no container any more: either it is
-	// here, or it never will be.
-	if c := s.dropClaim(id); c != nil {
-		c.log.Info("nobody claimed the container: ending it")
-		c.kill()
+	case err == nil && req.Op == monitor.OpAbandon:
+		if id == s.first {
+			s.giveUp(resourcecache.GiveUp)
+		}
+		// Without a claim the shim can make no container any more: either it is
+		// here, or it never will be.
+		if c := s.dropClaim(id); c != nil {
+			c.kill()
+		}
+		reply(conn, nil)
+	default:
+		s.callerGone(id)
 	}
 }
 

@@ -1,0 +1,184 @@
+package fault
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/tests/testenv"
+)
+
+// unclaimed is a create that was killed at a point, and its bundle.
+type unclaimed struct {
+	*world
+	b  *testenv.Bundle
+	id string
+	vm int // pid of what was made
+}
+
+func (w *world) unclaimed(point string, options ...testenv.Option) *unclaimed {
+	w.Helper()
+	w.NeedVM()
+	u := &unclaimed{world: w, id: w.ID()}
+	u.b = w.Bundle(append([]testenv.Option{testenv.Shell("echo all of it; exit 3")}, options...)...)
+	u.b.ID = u.id
+	if res := w.armed(point+"=kill").call("create", "--bundle", u.b.Dir, u.id); res.Code != 137 {
+		w.Fatal(res)
+	}
+	testenv.Eventually(w, testenv.DefaultTimeout, func() error {
+		if n := len(victims("shim")) + len(victims("file server")); n != 0 {
+			return fmt.Errorf("%d processes of the caller's live", n)
+		}
+		if len(victims("QEMU")) != 1 {
+			return fmt.Errorf("machines: %v", victims("QEMU"))
+		}
+		return nil
+	})
+	u.vm = victims("QEMU")[0]
+	return u
+}
+
+// again creates the container and runs it to its end.
+func (u *unclaimed) again() {
+	u.Helper()
+	c := u.CreateFrom(u.b, nil)
+	c.Start()
+	u.Equal("exit code", c.Wait(testenv.DefaultTimeout), 3)
+	u.Equal("output", c.Stdout(), "all of it\n")
+	c.Delete()
+}
+
+func (u *unclaimed) isInvisible() {
+	u.Helper()
+	u.Fails("does not exist", "state", u.id)
+	u.Fails("does not exist", "start", u.id)
+	u.Fails("does not exist", "kill", u.id, "KILL")
+	u.Fails("does not exist", "delete", u.id)
+	if res := u.OK("list", "--quiet"); strings.Contains(res.Stdout, u.id) {
+		u.Errorf("it is listed: %s", res)
+	}
+}
+
+// TestUnclaimed has the same request come again, wherever create was killed.
+func TestUnclaimed(t *testing.T) {
+	warm(t)
+	for _, point := range []string{"create.await-shim", "create.hooks", "create.claim"} {
+		t.Run(point, func(t *testing.T) {
+			u := newWorld(t).unclaimed(point)
+			u.isInvisible()
+			if err := u.b.Overlay.Cycle(); err != nil {
+				t.Errorf("the rootfs of a caller who has gone: %v", err)
+			}
+			u.again() // with another machine: the rootfs is another mount now
+		})
+	}
+	t.Run("adopted", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.hooks")
+		c := u.CreateFrom(u.b, nil)
+		if pid := u.SandboxPids(u.id).VM; pid != u.vm {
+			t.Errorf("VM %d instead of %d", pid, u.vm)
+		}
+		c.Start()
+		u.Equal("exit code", c.Wait(testenv.DefaultTimeout), 3)
+		u.Equal("output", c.Stdout(), "all of it\n")
+		c.Delete()
+	})
+	t.Run("terminal", func(t *testing.T) {
+		w := newWorld(t)
+		u := &unclaimed{world: w, id: w.ID(), b: w.Bundle(testenv.Shell("tty; exit 3"), testenv.Terminal(80, 24))}
+		u.b.ID = u.id
+		first := w.NewConsole()
+		defer first.Close()
+		if res := w.armed("create.hooks=kill").call("create", "--bundle", u.b.Dir, "--console-socket", first.Path, u.id); res.Code != 137 {
+			t.Fatal(res)
+		}
+		u.vm = u.SandboxPids(u.id).VM
+		c := u.CreateFrom(u.b, nil)
+		u.Equal("VM", u.SandboxPids(u.id).VM, u.vm)
+		c.Start()
+		u.Equal("exit code", c.Wait(testenv.DefaultTimeout), 3)
+		c.Console.Expect("/dev/pts")
+		c.Delete()
+	})
+	t.Run("another request", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.hooks")
+		testenv.Shell("echo other; exit 3")(u.b.Spec)
+		u.b.Write(u.Env)
+		c := u.CreateFrom(u.b, nil)
+		if pid := u.SandboxPids(u.id).VM; pid == u.vm || testenv.Alive(u.vm) {
+			t.Error("the machine of another request is used, or lives")
+		}
+		c.Start()
+		u.Equal("exit code", c.Wait(testenv.DefaultTimeout), 3)
+		u.Equal("output", c.Stdout(), "other\n")
+		c.Delete()
+	})
+	t.Run("delete", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.hooks")
+		u.OK("delete", "--force", u.id)
+		if err := u.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("its time is over", func(t *testing.T) {
+		w := newWorld(t).configured(testenv.Settings{"runtime.unclaimed_timeout": `"3s"`})
+		u := w.unclaimed("create.hooks")
+		testenv.Eventually(u, limit, u.quiet) // without anybody's help
+		u.OK("list")                          // and what is on disk goes with the next command
+	})
+	t.Run("another boot", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.hooks")
+		path := filepath.Join(u.Root, "unclaimed", u.id, "unclaimed.json")
+		boot := strings.TrimSpace(u.Read("/proc/sys/kernel/random/boot_id"))
+		text := strings.Replace(u.Read(path), boot, "0ther", 1)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		u.OK("list")
+		if err := u.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("the machine has died", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.hooks")
+		u.Signal(u.vm, unix.SIGKILL)
+		u.again()
+	})
+	t.Run("a monitor that does not answer", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.hooks")
+		u.Signal(u.SandboxPids(u.id).Monitor, unix.SIGSTOP)
+		u.isInvisible()
+		u.OK("delete", "--force", u.id)
+	})
+}
+
+// TestTooSlow has create give up before the machine has booted: it goes on
+// booting, and the same create gets it.
+func TestTooSlow(t *testing.T) {
+	warm(t)
+	w := newWorld(t).configured(testenv.Settings{"runtime.create_timeout": `"8s"`})
+	w.NeedVM()
+	g := w.newGate()
+	b, id := w.Bundle(testenv.Args("true")), w.ID()
+	b.ID = id
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		res := w.armed("monitor.booted="+g.pause()).call("create", "--bundle", b.Dir, id)
+		w.FailedWith(res, 1, "not done after 8s")
+	}()
+	p := g.wait(nil)
+	<-over
+	w.Fails("does not exist", "state", id)
+	vm := w.SandboxPids(id).VM
+	p.let("go")
+	c := w.CreateFrom(b, nil)
+	w.Equal("VM", w.SandboxPids(id).VM, vm)
+	c.Start()
+	w.Equal("exit code", c.Wait(testenv.DefaultTimeout), 0)
+	c.Delete()
+}

@@ -1,0 +1,214 @@
+package virtcontainers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/resourcecache"
+)
+
+// reapTimeout caps what a command does for sandboxes that are not its own.
+const reapTimeout = 5 * time.Second
+
+// key identifies the request that a plan is made of. It is "" for one whose
+// sandbox is not worth keeping, or not alone in it, and where something is
+// missing: create will find that out and say so.
+func (r *Runtime) key(p *plan) resourcecache.Key {
+	if p.role == oci.Member || p.Image != nil {
+		return ""
+	}
+	image, err := r.Config.Hypervisor.GuestImagePath(r.Exe)
+	if err != nil {
+		return ""
+	}
+	var errs [6]error
+	req := resourcecache.Request{Spec: p.bundle.Text, Versions: make(map[string]string)}
+	req.Bundle, errs[0] = filepath.EvalSymlinks(p.bundle.Dir)
+	req.Rootfs, errs[1] = fileID(p.bundle.Rootfs)
+	req.Versions["runtime"], errs[2] = versionOf(r.Exe)
+	req.Versions["guest"], errs[3] = versionOf(filepath.Join(image, "manifest.json"))
+	req.Settings, errs[4] = json.Marshal(settings{r.Config, p.SystemdCgroup})
+	if p.netns != "" {
+		req.Network, errs[5] = fileID(p.netns)
+	}
+	for _, bind := range p.guest.Binds {
+		id, err := fileID(bind.Source)
+		if err != nil {
+			return ""
+		}
+		req.Sources = append(req.Sources, id)
+	}
+	if errors.Join(errs[:]...) != nil {
+		return ""
+	}
+	key, err := req.Key()
+	if err != nil {
+		return ""
+	}
+	return key
+}
+
+// settings are the runtime's flags and configuration.
+type settings struct {
+	Config        *config.Config
+	SystemdCgroup bool
+}
+
+func fileID(path string) (resourcecache.FileID, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return resourcecache.FileID{}, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return resourcecache.FileID{Dev: st.Dev, Ino: st.Ino}, nil
+}
+
+// versionOf tells one content of a file from another without reading it.
+func versionOf(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fmt.Sprintf("%d:%d %d %d.%d", st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec), nil
+}
+
+// adopt claims the sandbox of an earlier create whose caller has gone. It is
+// false where there is none, or it was for another request.
+func (r *Runtime) adopt(ctx context.Context, p *plan, rec *state.Container) bool {
+	if p.key == "" || rec.Sandbox != p.sandbox {
+		return false
+	}
+	claim, err := r.joinSandbox(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID, Key: string(p.key)})
+	if err != nil {
+		if !errors.Is(err, unix.EKEYREJECTED) && !notThere(err) {
+			r.Log.WithError(err).WithField("container", p.ID).Warn("adopt what an earlier create has left")
+		}
+		return false
+	}
+	// The monitor may not have seen yet that the machine has died.
+	sb, err := r.Store.Sandbox(p.sandbox)
+	if err == nil && sb.VM.Pid != 0 && (!sb.VM.Alive() || sb.VM.Ending()) {
+		err = errors.New("its machine has died")
+	}
+	// The monitor has seen to the earlier shim, if that was in the record.
+	if err := errors.Join(err, rec.Shim.Kill(ctx)); err != nil {
+		r.Log.WithError(err).WithField("container", p.ID).Warn("what an earlier create has left is of no use")
+		claim.Close()
+		return false
+	}
+	p.claim, p.adopted = claim, rec
+	return true
+}
+
+// enterAdopted moves the processes of an adopted sandbox into the cgroup, where
+// the earlier create should not have come that far.
+func (r *Runtime) enterAdopted(ctx context.Context, p *plan) error {
+	sb, err := r.Store.Sandbox(p.sandbox)
+	if err != nil {
+		return err
+	}
+	for _, proc := range []state.Process{sb.Monitor, sb.VM} {
+		if !proc.Alive() {
+			continue
+		}
+		if err := p.place.enter(ctx, proc.Pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abandon gives a claim up, so that nothing is kept.
+func (r *Runtime) abandon(ctx context.Context, p *plan) error {
+	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.KillTimeout.Std())
+	defer cancel()
+	_, err := p.claim.Call(ctx, &monitor.Request{Op: monitor.OpAbandon, Container: p.ID}, nil)
+	p.claim.Close()
+	if err != nil && !notThere(err) {
+		r.Log.WithError(err).WithField("container", p.ID).Warn("give the claim up")
+	}
+	return nil // a monitor that does not answer is ended by the next step
+}
+
+// abandonKept has the monitor of a sandbox that is kept for nobody in
+// particular end at once. One that does not answer will be killed.
+func (r *Runtime) abandonKept(ctx context.Context, sandbox string) {
+	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.KillTimeout.Std())
+	defer cancel()
+	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	if _, err := conn.Call(ctx, &monitor.Request{Op: monitor.OpAbandon}, nil); err != nil && !notThere(err) {
+		r.Log.WithError(err).WithField("sandbox", sandbox).Warn("give the sandbox up")
+	}
+}
+
+// Reap removes what is left of creates that nobody has come back for: sandboxes
+// whose time is over, or that are of an earlier boot of the host. Every command
+// but state and kill, which wait for nothing, calls it first; there is next to
+// nothing to do where there are none.
+func (r *Runtime) Reap(ctx context.Context) {
+	ids, err := r.Store.UnclaimedIDs()
+	if err != nil || len(ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, reapTimeout)
+	defer cancel()
+	for _, id := range ids {
+		if err := r.reap(ctx, id); err != nil {
+			r.Log.WithError(err).WithField("container", id).Warn("remove what nobody has claimed")
+		}
+	}
+}
+
+func (r *Runtime) reap(ctx context.Context, id string) error {
+	if !r.expired(id) {
+		return nil
+	}
+	lock, err := r.Store.TryLock(id)
+	if lock == nil || err != nil {
+		return err // somebody is at it
+	}
+	defer lock.Release()
+	if !r.expired(id) {
+		return nil // it has been adopted
+	}
+	rec, err := r.Store.Container(id)
+	if errors.Is(err, state.ErrNotExist) {
+		return r.Store.RemoveUnclaimed(id)
+	}
+	if err != nil {
+		return err
+	}
+	if _, ok := r.derive(rec); ok {
+		return r.Store.RemoveUnclaimed(id) // it was claimed after all
+	}
+	return r.clean(ctx, rec)
+}
+
+// expired reports whether what is kept under the id is to go. A record that
+// cannot be read is nobody's.
+func (r *Runtime) expired(id string) bool {
+	u, err := r.Store.Unclaimed(id)
+	if err != nil {
+		return !errors.Is(err, state.ErrNotExist)
+	}
+	boot, bootErr := state.BootID()
+	since, err := state.SinceBoot()
+	if bootErr != nil || err != nil {
+		return false
+	}
+	return resourcecache.Expired(u.BootID, u.Until, resourcecache.Clock{Boot: boot, Since: since})
+}
