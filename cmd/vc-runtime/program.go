@@ -43,6 +43,7 @@ type verbs interface {
 	State(ctx context.Context, id string) (*virtcontainers.State, error)
 	List(ctx context.Context) ([]virtcontainers.State, error)
 	Delete(ctx context.Context, id string, force bool) error
+	Doctor(ctx context.Context, fix bool) ([]virtcontainers.Orphan, error)
 	Run(ctx context.Context, o virtcontainers.RunOptions) (int, error)
 	Exec(ctx context.Context, o virtcontainers.ExecOptions) (int, error)
 	Process(ctx context.Context, id string) (*specs.Process, error)
@@ -143,7 +144,7 @@ func (p *program) app() *cli.App {
 	app.Before = p.before
 	app.Action = noCommand
 	app.Commands = []*cli.Command{
-		p.createCommand(), p.deleteCommand(), p.eventsCommand(), p.execCommand(),
+		p.createCommand(), p.deleteCommand(), p.doctorCommand(), p.eventsCommand(), p.execCommand(),
 		p.featuresCommand(), p.imageCommand(), p.killCommand(), p.listCommand(), p.pauseCommand(),
 		p.psCommand(), p.resumeCommand(), p.runCommand(), p.specCommand(),
 		p.startCommand(), p.stateCommand(), p.templateCommand(), p.traceCommand(),

@@ -23,7 +23,8 @@ import (
 
 // fake is a runtime that writes down how it is called.
 type fake struct {
-	calls []any
+	orphans []virtcontainers.Orphan
+	calls   []any
 
 	err       error // of every call
 	code      int   // of Run and Exec
@@ -71,6 +72,10 @@ func (f *fake) Run(_ context.Context, o virtcontainers.RunOptions) (int, error) 
 func (f *fake) Exec(_ context.Context, o virtcontainers.ExecOptions) (int, error) {
 	o.Stdin, o.Stdout, o.Stderr = nil, nil, nil
 	return f.code, f.note(o)
+}
+
+func (f *fake) Doctor(_ context.Context, fix bool) ([]virtcontainers.Orphan, error) {
+	return f.orphans, f.note(fix)
 }
 
 func (f *fake) Kill(_ context.Context, id string, s unix.Signal, all bool) error {

@@ -1,0 +1,233 @@
+package virtcontainers
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
+)
+
+// guestPort is the name of the device by which a machine of ours is known: that
+// of the channel to the agent (agent/api).
+const guestPort = "name=vc.agent"
+
+// program is argv[0] of the runtime's own processes (spawn).
+const program = "vc-runtime"
+
+// process is a process of the host, as far as doctor looks at it.
+type process struct {
+	state.Process
+	parent int
+	argv   []string
+}
+
+// is reports whether it is one of ours: vc-runtime monitor, say.
+func (p *process) is(command string) bool {
+	return p != nil && len(p.argv) > 1 && filepath.Base(p.argv[0]) == program && p.argv[1] == command
+}
+
+// processes looks for monitors, shims, machines and file servers that nobody
+// owns.
+func (d *doctor) processes(context.Context) ([]Orphan, error) {
+	all, err := readProcesses()
+	if err != nil {
+		return nil, err
+	}
+	var found []Orphan
+	for _, p := range all {
+		o := d.examine(all, p)
+		if o == nil {
+			continue
+		}
+		o.Name = pidName(p.Pid)
+		proc := p.Process
+		o.fix = func(ctx context.Context) error {
+			return d.alone(o.Owner, func() error { return proc.Kill(ctx) })
+		}
+		found = append(found, *o)
+	}
+	return found, nil
+}
+
+// examine gives an orphan, or nil for a process that has an owner, is none of
+// ours, or of another root.
+func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
+	parent := all[p.parent]
+	switch {
+	case p.is(MonitorCommand):
+		root, id := rootAndID(p.argv)
+		if root != d.r.Store.Root() || d.busy(id) && d.named(id, p.Process) {
+			return nil
+		}
+		if lock, err := d.r.Store.TryLock(id); err != nil || lock == nil {
+			return nil // somebody is about to record it
+		} else {
+			lock.Release()
+		}
+		return &Orphan{Kind: OrphanMonitor, Owner: id, Why: "the record of its sandbox does not name it"}
+	case p.is(ShimCommand):
+		root, id := rootAndID(p.argv)
+		if root != d.r.Store.Root() || d.busy(id) {
+			return nil
+		}
+		return &Orphan{Kind: OrphanShim, Owner: id, Why: "the monitor of its sandbox is dead"}
+	case slices.ContainsFunc(p.argv, func(a string) bool { return strings.Contains(a, guestPort) }):
+		if parent != nil && filepath.Base(parent.argv0()) == program {
+			return nil // it dies with that
+		}
+		return &Orphan{Kind: OrphanVM, Owner: after(p.argv, "guest="), Why: "its monitor is dead"}
+	case strings.HasPrefix(filepath.Base(p.argv0()), "virtiofsd"):
+		dir := after(p.argv, "source=")
+		if filepath.Dir(dir) != filepath.Join(d.r.Store.Root(), "sandboxes") {
+			return nil
+		}
+		// The server is two processes, a parent and its child.
+		if parent.is(ShimCommand) || parent != nil && after(parent.argv, "source=") == dir {
+			return nil
+		}
+		return &Orphan{Kind: OrphanServer, Owner: filepath.Base(dir), Why: "its shim is dead"}
+	}
+	return nil
+}
+
+// named reports whether the record of a sandbox names the process as its
+// monitor.
+func (d *doctor) named(sandbox string, p state.Process) bool {
+	rec, err := d.r.Store.Sandbox(sandbox)
+	return err == nil && rec.Monitor == p
+}
+
+func (p *process) argv0() string {
+	if len(p.argv) == 0 {
+		return ""
+	}
+	return p.argv[0]
+}
+
+// rootAndID are what spawn puts behind the command.
+func rootAndID(argv []string) (root, id string) {
+	if len(argv) < 4 {
+		return "", ""
+	}
+	return argv[2], argv[3]
+}
+
+// after gives what follows a prefix in the one argument that begins with it, up
+// to a comma.
+func after(argv []string, prefix string) string {
+	for _, a := range argv {
+		if v, ok := strings.CutPrefix(a, prefix); ok {
+			v, _, _ = strings.Cut(v, ",")
+			return v
+		}
+	}
+	return ""
+}
+
+// readProcesses gives all processes but zombies, by pid.
+func readProcesses() (map[int]*process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int]*process)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		proc, err := state.FindProcess(pid)
+		if err != nil || !proc.Alive() {
+			continue // it has just ended
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		parent, perr := state.ParentOf(pid)
+		if err != nil || perr != nil {
+			continue
+		}
+		p := &process{Process: proc, parent: parent}
+		for arg := range bytes.SplitSeq(bytes.TrimSuffix(cmdline, []byte{0}), []byte{0}) {
+			p.argv = append(p.argv, string(arg))
+		}
+		all[pid] = p
+	}
+	return all, nil
+}
+
+// mounts looks for mounts in the sandboxes' folders. The runtime makes none in
+// the host's mount namespace.
+func (d *doctor) mounts(context.Context) ([]Orphan, error) {
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(d.r.Store.Root(), "sandboxes") + "/"
+	var found []Orphan
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line) // proc(5)
+		if len(f) < 5 || !strings.HasPrefix(f[4], dir) {
+			continue
+		}
+		id, _, _ := strings.Cut(strings.TrimPrefix(f[4], dir), "/")
+		path := f[4]
+		found = append(found, Orphan{
+			Kind: OrphanMount, Name: path, Owner: id, Why: "no mount belongs there",
+			fix: func(context.Context) error { return unix.Unmount(path, unix.UMOUNT_NOFOLLOW) },
+		})
+	}
+	slices.Reverse(found) // those on top first
+	return found, nil
+}
+
+// taps looks for taps that outlive who made them.
+func (d *doctor) taps(ctx context.Context) ([]Orphan, error) {
+	taps, err := network.StrayTaps(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []Orphan
+	for _, t := range taps {
+		found = append(found, Orphan{
+			Kind: OrphanTap, Name: t.Name, Why: "it is persistent, which those of a machine are not",
+			fix: t.Remove,
+		})
+	}
+	return found, nil
+}
+
+// cgroups looks for cgroups of containers that there are not.
+func (d *doctor) cgroups(context.Context) ([]Orphan, error) {
+	all, err := cgroup.Owned()
+	if err != nil {
+		return nil, err
+	}
+	var found []Orphan
+	for _, g := range all {
+		root, id := filepath.Split(g.Owner)
+		if filepath.Clean(root) != d.r.Store.Root() || d.busy(id) {
+			continue
+		}
+		if _, err := d.r.Store.Container(id); err == nil {
+			continue // delete removes it
+		}
+		if _, err := d.r.Store.Sandbox(id); err == nil {
+			continue
+		}
+		found = append(found, Orphan{
+			Kind: OrphanCgroup, Name: g.Dir, Owner: id, Why: "there is no such container",
+			fix: func(context.Context) error {
+				return d.alone(id, func() error { return os.Remove(g.Dir) }) // rmdir: one with processes stays
+			},
+		})
+	}
+	return found, nil
+}
