@@ -99,6 +99,13 @@ func (c *Console) open(fd int) error {
 // the terminal and the runtime's pid.
 func (e *Env) Command(width, height uint16, args ...string) (*Console, int) {
 	e.Helper()
+	return e.AtTerminal(width, height, Command{Path: e.Runtime, Args: append(e.Globals(), args...), Env: e.environ()})
+}
+
+// AtTerminal runs a program at a terminal of its own. Of the command only Path,
+// Args and Env count.
+func (e *Env) AtTerminal(width, height uint16, cmd Command) (*Console, int) {
+	e.Helper()
 	c := &Console{e: e}
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -120,8 +127,8 @@ func (e *Env) Command(width, height uint16, args ...string) (*Console, int) {
 		e.Fatal(err)
 	}
 	defer slave.Close()
-	pid, err := e.reaper.start(e.Runtime, append(append([]string{e.Runtime}, e.Globals()...), args...), &os.ProcAttr{
-		Dir: "/", Env: e.environ(), Files: []*os.File{slave, slave, slave},
+	pid, err := e.reaper.start(cmd.Path, append([]string{cmd.Path}, cmd.Args...), &os.ProcAttr{
+		Dir: "/", Env: nonNil(cmd.Env), Files: []*os.File{slave, slave, slave},
 		Sys: &syscall.SysProcAttr{Setsid: true, Setctty: true},
 	})
 	if err != nil {

@@ -270,6 +270,8 @@ func TestGrace(t *testing.T) {
 		{map[string]string{podman: "uint64 1", GraceAnnotation: "1.5s"}, Seconds(1.5)},
 		{map[string]string{GraceAnnotation: "infinity"}, infinity},
 		{map[string]string{GraceAnnotation: "0s"}, Seconds(0)},
+		{map[string]string{periodAnnotation: "120"}, Seconds(120)},
+		{map[string]string{periodAnnotation: "120", podman: "uint64 10000000"}, Seconds(10)},
 	} {
 		got, err := Default().Grace(tc.annotations)
 		if err != nil || got != tc.want {
@@ -277,8 +279,9 @@ func TestGrace(t *testing.T) {
 		}
 	}
 	for name, values := range map[string][]string{
-		podman:          {"ten", "", "uint64", "uint6410", "uint64 -1", "uint64 1 2", "int64 5", "1.5", "18446744073709551616", "0x10"},
-		GraceAnnotation: {"-3s", "", "10", "Infinity", "inf", "1 s", "s"},
+		podman:           {"ten", "", "uint64", "uint6410", "uint64 -1", "uint64 1 2", "int64 5", "1.5", "18446744073709551616", "0x10"},
+		periodAnnotation: {"", "-1", "10s", "1.5", "4294967296"},
+		GraceAnnotation:  {"-3s", "", "10", "Infinity", "inf", "1 s", "s"},
 	} {
 		for _, value := range values {
 			d, err := Default().Grace(map[string]string{name: value})

@@ -15,8 +15,14 @@ const GraceAnnotation = "io.vc-runtime.stop.grace"
 // (systemd.service(5), TimeoutStopSec; runc's systemd properties).
 const timeoutAnnotation = "org.systemd.property.TimeoutStopUSec"
 
+// periodAnnotation is how the kubelet says how long it means to wait, in
+// seconds (k8s.io/kubernetes/pkg/kubelet/kuberuntime, labels.go). CRI-O passes
+// it on, containerd where it is told to.
+const periodAnnotation = "io.kubernetes.pod.terminationGracePeriod"
+
 // Grace is how long a container has after TERM until it is killed: the first
-// that is set of the container's annotation, podman's, and stop_grace.
+// that is set of the container's annotation, podman's, the kubelet's, and
+// stop_grace.
 func (c *Config) Grace(annotations map[string]string) (Duration, error) {
 	if text, ok := annotations[GraceAnnotation]; ok && slices.Contains(c.Runtime.Annotations, GraceAnnotation) {
 		var d Duration
@@ -27,6 +33,13 @@ func (c *Config) Grace(annotations map[string]string) (Duration, error) {
 	}
 	if text, ok := annotations[timeoutAnnotation]; ok {
 		return parseTimeoutStop(text)
+	}
+	if text, ok := annotations[periodAnnotation]; ok {
+		seconds, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			return Duration{}, fmt.Errorf("annotation %s: %q: expected seconds", periodAnnotation, text)
+		}
+		return durationOf(time.Duration(seconds) * time.Second), nil
 	}
 	return c.Runtime.StopGrace, nil
 }
