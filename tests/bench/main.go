@@ -1,12 +1,13 @@
 // Bench measures OCI runtimes side by side, the way conmon drives them: as a
 // child subreaper, `create --pid-file`, `start`, wait for the pid, `delete`.
 // The runs of the runtimes are interleaved, so that a noisy machine is noisy
-// for all of them.
+// for all of them, and the first round, which fills caches, is left out.
 //
 //	go run ./tests/bench -n 10 -rt crun -rt runc -rt "bin/vc-runtime --config F"
 //
-// It prints a table in Markdown: medians in milliseconds, and with -mem the
-// memory of a sleeping container's processes. Needs root and busybox.
+// It prints tables in Markdown: medians with the least and the most in
+// parentheses, in milliseconds; and writes plots with -svg. Needs root and
+// busybox.
 package main
 
 import (
@@ -29,90 +30,153 @@ type runtimes []string
 func (r *runtimes) String() string     { return strings.Join(*r, ", ") }
 func (r *runtimes) Set(s string) error { *r = append(*r, s); return nil }
 
+// bench is what is to be measured, and with what.
+type bench struct {
+	rts    runtimes
+	n      int           // runs of each runtime
+	settle time.Duration // before memory is measured
+	svg    string        // folder for plots; "" for none
+	counts []int         // of containers at once
+
+	*reaper
+	dir   string // scratch
+	quick string // bundle of true
+	sleep string // bundle of sleep
+}
+
+// parts are the measurements that can be asked for, in their order.
+var parts = []struct {
+	name string
+	run  func(*bench) error
+}{
+	{"cycle", (*bench).cycles}, {"ops", (*bench).operations}, {"many", (*bench).many},
+	{"memory", (*bench).memory}, {"timeline", (*bench).timeline},
+}
+
 func main() {
-	var rts runtimes
-	flag.Var(&rts, "rt", "a runtime with its global flags; may be given several times")
-	n := flag.Int("n", 10, "runs of each runtime")
-	mem := flag.Bool("mem", false, "measure the memory of a sleeping container as well")
-	settle := flag.Duration("settle", 3*time.Second, "how long the container sleeps before its memory is measured")
+	b := &bench{counts: []int{1, 5, 10, 20}}
+	flag.Var(&b.rts, "rt", "a runtime with its global flags; may be given several times")
+	flag.IntVar(&b.n, "n", 10, "runs of each runtime")
+	flag.DurationVar(&b.settle, "settle", 5*time.Second, "how long containers sleep before their memory is measured")
+	flag.StringVar(&b.svg, "svg", "", "folder to write plots into")
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	all := strings.Join(names, ",")
+	what := flag.String("what", all, "what to measure, of "+all)
 	flag.Parse()
-	if err := bench(rts, *n, *mem, *settle); err != nil {
+	if err := b.run(strings.Split(*what, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// phases of one run, in the order of the columns.
-var phases = []string{"create", "start", "wait", "delete", "total"}
-
-func bench(rts runtimes, n int, mem bool, settle time.Duration) error {
-	if len(rts) == 0 {
+func (b *bench) run(what []string) error {
+	if len(b.rts) == 0 {
 		return errors.New("no runtime: say -rt")
+	}
+	if b.n < 1 {
+		return fmt.Errorf("-n %d: expected at least 1", b.n)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
 	}
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
+	var err error
+	if b.dir, err = os.MkdirTemp("", "bench"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	quick, err := makeBundle(filepath.Join(dir, "true"), "/bin/true")
-	if err != nil {
+	defer os.RemoveAll(b.dir)
+	if b.quick, err = makeBundle(filepath.Join(b.dir, "true"), "/bin/true"); err != nil {
 		return err
 	}
-	asleep, err := makeBundle(filepath.Join(dir, "sleep"), "/bin/sleep", "1000")
-	if err != nil {
+	if b.sleep, err = makeBundle(filepath.Join(b.dir, "sleep"), "/bin/sleep", "1000"); err != nil {
 		return err
 	}
-	reap := newReaper()
-	times := make(map[string]map[string][]float64)
-	for _, rt := range rts {
-		times[rt] = make(map[string][]float64)
-	}
-	for i := range n + 1 {
-		for _, rt := range rts {
-			d, err := newDriver(reap, rt, dir, fmt.Sprintf("bench-%d-%d", os.Getpid(), i))
-			if err != nil {
-				return err
+	b.reaper = newReaper()
+	for _, name := range what {
+		known := false
+		for _, p := range parts {
+			if p.name != name {
+				continue
 			}
-			got, err := d.cycle(quick)
-			if err != nil {
-				return fmt.Errorf("%s: %w", rt, err)
+			known = true
+			if err := p.run(b); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
 			}
-			if i == 0 {
-				continue // the first run fills caches
-			}
-			for phase, ms := range got {
-				times[rt][phase] = append(times[rt][phase], ms)
-			}
+			fmt.Println()
 		}
-	}
-	fmt.Printf("create, start, wait, delete of `true`, medians of %d interleaved runs, ms:\n\n", n)
-	fmt.Printf("| runtime | %s | min–max |\n|---|%s---|\n", strings.Join(phases, " | "), strings.Repeat("---|", len(phases)))
-	for _, rt := range rts {
-		fmt.Printf("| %s |", filepath.Base(strings.Fields(rt)[0]))
-		for _, phase := range phases {
-			fmt.Printf(" %.0f |", median(times[rt][phase]))
-		}
-		total := times[rt]["total"]
-		fmt.Printf(" %.0f–%.0f |\n", slices.Min(total), slices.Max(total))
-	}
-	if !mem {
-		return nil
-	}
-	fmt.Printf("\nMemory of a sleeping container after %s, kB:\n\n| runtime | process | RSS | PSS |\n|---|---|---|---|\n", settle)
-	for _, rt := range rts {
-		d, err := newDriver(reap, rt, dir, fmt.Sprintf("bench-%d-mem", os.Getpid()))
-		if err != nil {
-			return err
-		}
-		if err := d.memory(asleep, settle); err != nil {
-			return fmt.Errorf("%s: %w", rt, err)
+		if !known {
+			return fmt.Errorf("-what %q: unknown", name)
 		}
 	}
 	return nil
 }
+
+// driver drives one container of a runtime.
+func (b *bench) driver(rt, id string) (*driver, error) {
+	return newDriver(b.reaper, rt, b.dir, fmt.Sprintf("bench-%d-%s", os.Getpid(), id))
+}
+
+// phases of one run, in the order of the columns.
+var phases = []string{"create", "start", "wait", "delete", "total"}
+
+// cycles measures the life of a container that runs true.
+func (b *bench) cycles() error {
+	times, err := b.sample(func(d *driver) (map[string]float64, error) { return d.cycle(b.quick) })
+	if err != nil {
+		return err
+	}
+	fmt.Printf("create, start, wait, delete of `true`, %d interleaved runs, ms:\n\n", b.n)
+	b.table(phases, times)
+	return b.plotPhases(times)
+}
+
+// samples are measurements by runtime and column.
+type samples map[string]map[string][]float64
+
+// sample runs something n times for each runtime, in turns.
+func (b *bench) sample(run func(*driver) (map[string]float64, error)) (samples, error) {
+	got := make(samples)
+	for _, rt := range b.rts {
+		got[rt] = make(map[string][]float64)
+	}
+	for i := range b.n + 1 {
+		for _, rt := range b.rts {
+			d, err := b.driver(rt, fmt.Sprint(i))
+			if err != nil {
+				return nil, err
+			}
+			values, err := run(d)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", rt, err)
+			}
+			if i == 0 {
+				continue // the first run fills caches
+			}
+			for column, ms := range values {
+				got[rt][column] = append(got[rt][column], ms)
+			}
+		}
+	}
+	return got, nil
+}
+
+// table prints medians and spreads.
+func (b *bench) table(columns []string, values samples) {
+	fmt.Printf("| runtime | %s |\n|---|%s\n", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	for _, rt := range b.rts {
+		fmt.Printf("| %s |", title(rt))
+		for _, column := range columns {
+			x := values[rt][column]
+			fmt.Printf(" %.0f (%.0f–%.0f) |", median(x), slices.Min(x), slices.Max(x))
+		}
+		fmt.Println()
+	}
+}
+
+// title is what a runtime is called in tables and plots.
+func title(rt string) string { return filepath.Base(strings.Fields(rt)[0]) }
 
 func median(x []float64) float64 {
 	slices.Sort(x)
