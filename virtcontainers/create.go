@@ -15,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/trace"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/hooks"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
@@ -149,9 +150,7 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	if p.podDemand, err = size.OfPod(b.Spec.Annotations); err != nil {
 		return nil, err
 	}
-	if b.Spec.Linux != nil {
-		p.demand = size.Of(b.Spec.Linux.Resources)
-	}
+	p.demand = size.Of(b.Limits())
 	if err := r.planSandbox(p); err != nil {
 		return nil, err
 	}
@@ -254,7 +253,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	undo.pushSandbox(func(context.Context) error { return r.forget(p.ID) })
 
 	span := trace.Begin(ctx, trace.Phase, "make the cgroups")
-	p.place, err = r.newPlace(rec, undo)
+	p.place, err = r.newPlace(rec, cgroup.LimitsOf(p.bundle.Limits(), p.role == oci.Single), undo)
 	span.End()
 	if err != nil {
 		return nil, err

@@ -16,15 +16,16 @@ import (
 // shim and file server, and the monitor and the VM where it lives as long as
 // the sandbox; or that of a sandbox.
 type place struct {
-	cg   *cgroup.Cgroup // nil on a host without cgroups
-	made bool
+	cg     *cgroup.Cgroup // nil on a host without cgroups
+	made   bool
+	limits cgroup.Limits
 	// save records the cgroup as it is now.
 	save func(json.RawMessage) error
 }
 
-// newPlace decides on the container's cgroup and records it, before anything
-// is made.
-func (r *Runtime) newPlace(rec *state.Container, undo *cleanup) (*place, error) {
+// newPlace decides on the container's cgroup and its limits and records it, before
+// anything is made.
+func (r *Runtime) newPlace(rec *state.Container, limits cgroup.Limits, undo *cleanup) (*place, error) {
 	if rec.Cgroup != nil { // that of an earlier create, whose sandbox is in there
 		cg, err := cgroup.Load(rec.Cgroup)
 		if err != nil {
@@ -41,11 +42,15 @@ func (r *Runtime) newPlace(rec *state.Container, undo *cleanup) (*place, error) 
 		rec.Cgroup = cg
 		return r.Store.SaveContainer(rec)
 	})
-	if err == nil && p.cg != nil {
+	if err != nil {
+		return nil, err
+	}
+	p.limits = limits
+	if p.cg != nil {
 		p.cg.SetOwner(filepath.Join(r.Store.Root(), rec.ID))
 		undo.pushSandbox(p.cg.Remove)
 	}
-	return p, err
+	return p, nil
 }
 
 // sandboxPlace is newPlace for a sandbox without a container that lives as
@@ -101,8 +106,7 @@ func (p *place) enter(ctx context.Context, pid int) error {
 	case p.made:
 		return p.cg.Add(ctx, pid)
 	}
-	// The guest's cgroup enforces the limits: see package cgroup.
-	err := p.cg.Create(ctx, pid, cgroup.Limits{})
+	err := p.cg.Create(ctx, pid, p.limits)
 	p.made = err == nil
 	return errors.Join(err, p.record())
 }
@@ -139,4 +143,16 @@ func (r *Runtime) joinPlace(ctx context.Context, rec *state.Container, pid int) 
 		return err
 	}
 	return cg.Add(ctx, pid)
+}
+
+// limitPlace sets limits of the cgroup of a container that exists.
+func limitPlace(ctx context.Context, rec *state.Container, limits cgroup.Limits) error {
+	if rec.Cgroup == nil {
+		return nil
+	}
+	cg, err := cgroup.Load(rec.Cgroup)
+	if err != nil {
+		return err
+	}
+	return cg.Limit(ctx, limits)
 }

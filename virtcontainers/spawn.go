@@ -2,6 +2,7 @@ package virtcontainers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -69,13 +70,18 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 		return nil, fmt.Errorf("start the monitor: %w", err)
 	}
 	// Before it starts anything.
-	if err = r.recordSandbox(ctx, p, proc.Pid); err == nil {
+	at, err := r.recordSandbox(ctx, p, proc.Pid)
+	if err == nil {
 		err = step(ctx, failpoint.CreateBriefMonitor)
 	}
 	if err == nil {
 		err = conn.Send(&monitor.Request{
 			Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
-			Sandbox: &monitor.SandboxConfig{ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config, Pod: p.role != oci.Single, Demand: p.podDemand, Key: string(p.key), OwnNetwork: p.netns == ""},
+			Sandbox: &monitor.SandboxConfig{
+				ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config,
+				Pod: p.role != oci.Single, Demand: p.podDemand, Cgroup: at,
+				Key: string(p.key), OwnNetwork: p.netns == "",
+			},
 		}, nil)
 	}
 	if err != nil {
@@ -86,30 +92,34 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 }
 
 // recordSandbox records a new monitor and moves it to where it belongs: into
-// its own cgroup where its sandbox may outlive the container.
-func (r *Runtime) recordSandbox(ctx context.Context, p *plan, pid int) error {
+// its own cgroup where its sandbox may outlive the container. It gives the record
+// of the cgroup.
+func (r *Runtime) recordSandbox(ctx context.Context, p *plan, pid int) (json.RawMessage, error) {
 	mon, err := state.FindProcess(pid)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	boot, err := state.BootID()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := step(ctx, failpoint.CreateRecordSandbox); err != nil {
-		return err
+		return nil, err
 	}
 	sb := &state.Sandbox{ID: p.sandbox, Monitor: mon, BootID: boot, Created: time.Now().UTC()}
 	if err := r.Store.SaveSandbox(sb); err != nil {
-		return err
+		return nil, err
 	}
 	at := p.place
 	if p.role == oci.Member {
 		if at, err = r.sandboxPlace(p.record, sb); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return at.enter(ctx, pid)
+	if err := at.enter(ctx, pid); err != nil || at.cg == nil {
+		return nil, err
+	}
+	return json.Marshal(at.cg)
 }
 
 // shimStart says in which surroundings a shim starts.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
@@ -43,11 +44,12 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	for _, d := range dropped {
 		r.Log.WithField("container", id).Debugf("%s is not applied: %s", d.Field, d.Reason)
 	}
-	demand, err := demandOf(kept)
-	if err != nil {
-		return err
+	err = r.setLimits(ctx, rec, kept, guest)
+	if err != nil && len(rec.Resources) > 0 && !errors.Is(err, monitor.ErrGone) {
+		// Some of them may have been set.
+		err = errors.Join(err, r.restoreLimits(ctx, rec))
 	}
-	if err := r.setLimits(ctx, rec, guest, demand); err != nil {
+	if err != nil {
 		return fmt.Errorf("update container %s: %w", id, err)
 	}
 	rec.Resources = kept
@@ -57,28 +59,29 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	return nil
 }
 
-// setLimits has the guest apply limits. Where it can apply only some of them,
-// those that the container had are set again, as far as it had any.
-func (r *Runtime) setLimits(ctx context.Context, rec *state.Container, guest []byte, demand size.Demand) error {
-	_, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: guest, Demand: demand})
-	if err == nil || errors.Is(err, monitor.ErrGone) || len(rec.Resources) == 0 {
-		return err
-	}
-	old, _, oldErr := oci.GuestResources(rec.Resources)
-	if oldErr == nil {
-		demand, oldErr = demandOf(rec.Resources)
-	}
-	if oldErr == nil {
-		_, oldErr = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: old, Demand: demand})
-	}
-	return errors.Join(err, oldErr)
-}
-
-// demandOf is what recorded resources demand of the virtual machine.
-func demandOf(kept []byte) (size.Demand, error) {
+// setLimits sets limits, on the host and in the guest.
+func (r *Runtime) setLimits(ctx context.Context, rec *state.Container, kept, guest []byte) error {
 	var res specs.LinuxResources
 	if err := json.Unmarshal(kept, &res); err != nil {
-		return size.Demand{}, fmt.Errorf("recorded resources: %w", err)
+		return fmt.Errorf("recorded resources: %w", err)
 	}
-	return size.Of(&res), nil
+	_, role, err := oci.SandboxOf(rec.Annotations, rec.ID)
+	if err != nil {
+		return err
+	}
+	ownMachine := rec.Sandbox == rec.ID && role != oci.Sandbox
+	if err := limitPlace(ctx, rec, cgroup.LimitsOf(&res, ownMachine)); err != nil {
+		return err
+	}
+	_, err = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: guest, Demand: size.Of(&res)})
+	return err
+}
+
+// restoreLimits sets the recorded limits again, as far as there were any.
+func (r *Runtime) restoreLimits(ctx context.Context, rec *state.Container) error {
+	guest, _, err := oci.GuestResources(rec.Resources)
+	if err != nil {
+		return err
+	}
+	return r.setLimits(ctx, rec, rec.Resources, guest)
 }

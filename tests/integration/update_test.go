@@ -36,9 +36,9 @@ func TestUpdate(t *testing.T) {
 	cgroupFiles(t, c, map[string]string{"memory.max": "67108864", "pids.max": "max", "cpu.max": "max 100000", "cpu.weight": "100"})
 
 	// Created: as podman does.
-	e.OK("update", "--resources="+e.Write("r.json", `{"memory":{"limit":33554432,"reservation":1048576},"cpu":{"shares":512,"quota":20000},"pids":{"limit":40}}`), c.ID)
+	e.OK("update", "--resources="+e.Write("r.json", `{"memory":{"limit":33554432,"reservation":1048576},"cpu":{"shares":512,"quota":20000,"burst":1000},"pids":{"limit":40}}`), c.ID)
 	cgroupFiles(t, c, map[string]string{
-		"memory.max": "33554432", "memory.low": "1048576", "pids.max": "40", "cpu.max": "20000 100000", "cpu.weight": "20"})
+		"memory.max": "33554432", "memory.low": "1048576", "pids.max": "40", "cpu.max": "20000 100000", "cpu.max.burst": "1000", "cpu.weight": "59"})
 
 	// Running: as CRI-O and containerd do. Zeros say nothing.
 	c.Start()
@@ -52,7 +52,7 @@ func TestUpdate(t *testing.T) {
 			t.Error(res)
 		}
 	}
-	cgroupFiles(t, c, map[string]string{"memory.max": "50331648", "pids.max": "40", "cpu.max": "20000 50000", "cpu.weight": "20"})
+	cgroupFiles(t, c, map[string]string{"memory.max": "50331648", "pids.max": "40", "cpu.max": "20000 50000", "cpu.weight": "59"})
 
 	// Paused, with flags; limits are taken away again.
 	e.OK("pause", c.ID)

@@ -122,10 +122,12 @@ func (c *Cgroup) Create(ctx context.Context, first int, lim Limits) error {
 			return fmt.Errorf("create cgroup: %w", err)
 		}
 		g.mark(c.owner)
-		if c.Unit == "" {
-			if err := lim.apply(g); err != nil {
-				return fmt.Errorf("limit cgroup: %w", err)
-			}
+		settings, err := lim.settings(g, c.Unit != "")
+		if err == nil {
+			err = g.apply(settings)
+		}
+		if err != nil {
+			return fmt.Errorf("limit cgroup: %w", err)
 		}
 	}
 	if first <= 0 {

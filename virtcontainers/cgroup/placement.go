@@ -6,13 +6,16 @@
 // It knows the drivers of runc, cgroupfs and systemd, and hosts with cgroup v1,
 // v2, or both (hybrid).
 //
-// By default a cgroup has no limits of its own. Those in linux.resources are
-// the container's and are enforced in the guest: its memory limit on the host
-// would also have to hold the guest's kernel, QEMU and the file server, and the
-// host's OOM killer would end the whole VM where the guest's ends one process.
-// LimitsFor gives limits that allow for that, where a user wants them. Limits
-// that a caller has set on a cgroup further up, such as a pod's, hold as for
-// any process; Kubernetes accounts for the VM by a RuntimeClass's
+// What a cgroup has of the container's limits is what only the host can do
+// (Limits): CPU shares and sets of CPUs, where the VM is the container's own,
+// and block I/O. Memory limits, CPU quotas and numbers of processes are
+// enforced in the guest: on the host they would also have to hold the guest's
+// kernel, QEMU and the file server, and the host's OOM killer would end the
+// whole VM where the guest's ends one process. LimitMemory bounds all of that
+// together, where a user wants it. There is no limit for the number of host
+// processes: QEMU and the file server cannot start any (seccomp), whatever the guest
+// does. Limits that a caller has set on a cgroup further up, such as a pod's,
+// hold as for any process; Kubernetes accounts for the VM by a RuntimeClass's
 // overhead.podFixed.
 package cgroup
 

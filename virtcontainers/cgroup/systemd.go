@@ -17,6 +17,8 @@ var ErrNoSystemd = errors.New("systemd cgroup flag passed, but systemd support f
 type units interface {
 	// start makes a scope with the properties, and waits until it is there.
 	start(ctx context.Context, unit string, props []dbus.Property) error
+	// set sets properties of a scope, until it is stopped.
+	set(ctx context.Context, unit string, props []dbus.Property) error
 	// stop removes a scope; one that does not exist is no error.
 	stop(ctx context.Context, unit string) error
 }
@@ -88,19 +90,16 @@ func (c *Cgroup) properties(first int, lim Limits) []dbus.Property {
 	} else {
 		set("BlockIOAccounting", true)
 	}
-	if lim.Memory != 0 {
-		name := "MemoryLimit"
-		if c.v2() {
-			name = "MemoryMax"
-		}
-		set(name, lim.Memory)
+	return append(props, lim.properties(c.v2())...)
+}
+
+func (b systemdBus) set(ctx context.Context, unit string, props []dbus.Property) error {
+	conn, err := b.connect(ctx)
+	if err != nil {
+		return err
 	}
-	if lim.CPUShares != 0 && c.v2() {
-		set("CPUWeight", weight(lim.CPUShares))
-	} else if lim.CPUShares != 0 {
-		set("CPUShares", lim.CPUShares)
-	}
-	return props
+	defer conn.Close()
+	return conn.SetUnitPropertiesContext(ctx, unit, true, props...)
 }
 
 func (b systemdBus) stop(ctx context.Context, unit string) error {

@@ -98,12 +98,15 @@ type Hypervisor struct {
 	Sizing     Sizing
 	// MaxCPUs and MaxMemory are the most that a machine grows to; 0 is what
 	// the host has.
-	MaxCPUs      int
-	MaxMemory    Size
-	HotplugSlots int
-	BootTimeout  Duration
-	Template     TemplateUse
-	Channel      Channel
+	MaxCPUs   int
+	MaxMemory Size
+	// MemoryOverhead is what the host's cgroup allows beside the machine's
+	// memory; 0 is no limit.
+	MemoryOverhead Size
+	HotplugSlots   int
+	BootTimeout    Duration
+	Template       TemplateUse
+	Channel        Channel
 	// CacheDir keeps templates, and what has been found out about the host.
 	CacheDir string
 }

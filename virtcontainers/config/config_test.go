@@ -78,6 +78,7 @@ memory = "2G"
 sizing = "static"
 max_cpus = 7
 max_memory = "3G"
+memory_overhead = "500M"
 hotplug_slots = 4
 boot_timeout = "6s"
 template = "off"
@@ -100,7 +101,7 @@ anything = { goes = 1 }
 		},
 		Hypervisor: Hypervisor{
 			QEMU: "/q", Accel: AccelTCG, GuestImage: "/g", Kernel: "/k",
-			CPUs: 3, Memory: 2 * GiB, Sizing: SizingStatic, MaxCPUs: 7, MaxMemory: 3 * GiB, HotplugSlots: 4, BootTimeout: Seconds(6),
+			CPUs: 3, Memory: 2 * GiB, Sizing: SizingStatic, MaxCPUs: 7, MaxMemory: 3 * GiB, MemoryOverhead: 500 * MiB, HotplugSlots: 4, BootTimeout: Seconds(6),
 			Template: TemplateOff, Channel: ChannelSerial, CacheDir: "/c",
 		},
 		Share: Share{Virtiofsd: "/v", Cache: CacheNever},

@@ -49,6 +49,7 @@ func (c *Config) keys() []key {
 		{"hypervisor.sizing", oneOf(&h.Sizing, SizingLimits, SizingStatic)},
 		{"hypervisor.max_cpus", number(&h.MaxCPUs, 0, 255)},
 		{"hypervisor.max_memory", optionalMemory(&h.MaxMemory, 128*MiB)},
+		{"hypervisor.memory_overhead", optionalMemory(&h.MemoryOverhead, 64*MiB)},
 		{"hypervisor.hotplug_slots", number(&h.HotplugSlots, 1, 24)},
 		{"hypervisor.boot_timeout", timeout(&h.BootTimeout)},
 		{"hypervisor.template", oneOf(&h.Template, TemplateAuto, TemplateOff)},

@@ -8,6 +8,7 @@
 package monitor
 
 import (
+	"encoding/json"
 	"errors"
 	"syscall"
 
@@ -118,6 +119,9 @@ type SandboxConfig struct {
 	// Demand is what all containers together may use, where the caller told;
 	// zero otherwise.
 	Demand size.Demand `json:"demand,omitzero"`
+	// Cgroup is the cgroup of the host that the monitor is in (package cgroup);
+	// nothing on a host without.
+	Cgroup json.RawMessage `json:"cgroup,omitempty"`
 	// Pod is false where the sandbox ends with its only container.
 	Pod bool `json:"pod"`
 	// Key is that of the request for the first container; "" where the sandbox is

@@ -23,7 +23,8 @@ type field struct {
 const (
 	otherPlatform = "for another platform; runc ignores it too"
 	noCgroup2     = "has no counterpart in cgroup v2, which the guest uses"
-	hostDevices   = "names the host's devices; the I/O is done by the host's file server"
+	hostDevices   = "names the host's devices: for the host's cgroup, where the file server does the I/O"
+	ownCPUs       = "numbers the host's: for the host's cgroup of a container with a VM of its own, whose threads are in it; without an effect in a pod"
 	// The first process in the pid namespace forks to enter the time namespace
 	// and ends, and the pid namespace with it.
 	noTimeNamespace = "the guest's runtime (crun 1.8) cannot make a time namespace together with a pid namespace"
@@ -133,21 +134,23 @@ var fields = []field{
 	{"linux.resources.memory.disableOOMKiller", dropped, noCgroup2},
 	{"linux.resources.memory.useHierarchy", dropped, noCgroup2},
 	{"linux.resources.memory.checkBeforeUpdate", carried, ""},
-	{"linux.resources.cpu.shares", mapped, "brought into 2 to 262144, as runc does"},
+	{"linux.resources.cpu.shares", mapped, "in the guest cpu.weight, by the function of runc 1.4: 1024 is 100, the default; with a VM of its own, in the host's cgroup too"},
 	{"linux.resources.cpu.quota", carried, ""},
-	{"linux.resources.cpu.burst", dropped, crunLacks},
+	{"linux.resources.cpu.burst", mapped, "as cpu.max.burst"},
 	{"linux.resources.cpu.period", mapped, "100000 with a quota and without a period"},
 	{"linux.resources.cpu.realtimeRuntime", dropped, noCgroup2},
 	{"linux.resources.cpu.realtimePeriod", dropped, noCgroup2},
-	{"linux.resources.cpu.cpus", host, "numbers the host's CPUs"},
-	{"linux.resources.cpu.mems", host, "numbers the host's memory nodes"},
+	{"linux.resources.cpu.cpus", host, ownCPUs},
+	{"linux.resources.cpu.mems", host, ownCPUs},
 	{"linux.resources.cpu.idle", carried, ""},
 	{"linux.resources.pids.limit", carried, ""},
 	{"linux.resources.blockIO", host, hostDevices},
-	{"linux.resources.hugepageLimits", dropped, "the guest reserves no huge pages"},
+	{"linux.resources.hugepageLimits", mapped, "those of 2MB; the guest has no others, and reserves none by itself"},
+	{"linux.resources.hugepageLimits[].pageSize", mapped, "as hugepageLimits"},
+	{"linux.resources.hugepageLimits[].limit", mapped, "as hugepageLimits"},
 	{"linux.resources.network", dropped, noCgroup2},
 	{"linux.resources.rdma", dropped, "the guest has no such device"},
-	{"linux.resources.unified", mapped, "cpu., memory. and pids. are carried, cgroup. is refused, the others are left to the host"},
+	{"linux.resources.unified", mapped, "cpu., memory., pids. and hugetlb. are carried, cgroup. is refused, the others are left to the host"},
 
 	{"linux.seccomp.defaultAction", carried, ""},
 	{"linux.seccomp.defaultErrnoRet", mapped, "with SCMP_ACT_ERRNO and SCMP_ACT_TRACE; it says nothing with another action"},

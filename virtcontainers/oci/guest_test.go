@@ -331,7 +331,7 @@ func TestGuestProcess(t *testing.T) {
 
 func TestGuestResources(t *testing.T) {
 	out, left, err := GuestResources([]byte(`{"memory":{"limit":1048576,"swap":0,"swappiness":5},"cpu":{"shares":1,"cpus":"0"},"pids":{}}`))
-	if want := `{"memory":{"limit":1048576},"cpu":{"shares":2}}`; err != nil || string(out) != want {
+	if want := `{"memory":{"limit":1048576},"cpu":{},"unified":{"cpu.weight":"1"}}`; err != nil || string(out) != want {
 		t.Errorf("got %s, %v, want %s", out, err, want)
 	}
 	if len(left) != 1 || !has(left, "linux.resources.memory.swappiness") {

@@ -4,15 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-)
 
-// The range of cpu.shares, which cpu.weight is made from: runc's.
-const (
-	minShares = 2
-	maxShares = 262144
+	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 )
 
 // defaultPeriod is the kernel's for CPU quotas, in microseconds (cgroup v2,
@@ -21,6 +18,9 @@ const defaultPeriod = 100000
 
 // maxDeviceRules bounds the rules: crun makes one BPF program of them.
 const maxDeviceRules = 1024
+
+// hugePages is the one size of huge pages that every guest has.
+const hugePages = "2MB"
 
 // mapResources does what the table calls mapped of a container's limits, in a
 // form that crun can apply on cgroup v2.
@@ -33,10 +33,6 @@ func (r *report) mapResources(dst, src *specs.LinuxResources) error {
 		dst.Memory.Swap = unlessZero(src.Memory.Swap)
 	}
 	if src.CPU != nil {
-		if shares := src.CPU.Shares; shares != nil && *shares != 0 {
-			n := min(max(*shares, minShares), maxShares)
-			dst.CPU.Shares = &n
-		}
 		dst.CPU.Period = src.CPU.Period
 		if dst.CPU.Quota != nil && *dst.CPU.Quota != 0 && (dst.CPU.Period == nil || *dst.CPU.Period == 0) {
 			n := uint64(defaultPeriod) // crun writes no quota that is unlimited without one
@@ -46,7 +42,42 @@ func (r *report) mapResources(dst, src *specs.LinuxResources) error {
 	if dst.Pids != nil && dst.Pids.Limit == nil {
 		dst.Pids = nil // crun requires the limit
 	}
-	return r.mapUnified(dst, src.Unified)
+	for i, limit := range src.HugepageLimits {
+		if limit.Pagesize == hugePages {
+			dst.HugepageLimits = append(dst.HugepageLimits, limit)
+		} else {
+			r.drop(fmt.Sprintf("linux.resources.hugepageLimits[%d]", i), "the guest has huge pages of "+hugePages)
+		}
+	}
+	if err := r.mapUnified(dst, src.Unified); err != nil {
+		return err
+	}
+	if src.CPU != nil {
+		mapCPU(dst, src.CPU)
+	}
+	return nil
+}
+
+// mapCPU gives the guest's runtime as files of cgroup v2 what it would convert
+// in its own way, or does not know. Those that the bundle names come first.
+func mapCPU(dst *specs.LinuxResources, src *specs.LinuxCPU) {
+	set := func(file string, value uint64) {
+		if _, ok := dst.Unified[file]; ok {
+			return
+		}
+		if dst.Unified == nil {
+			dst.Unified = make(map[string]string)
+		}
+		dst.Unified[file] = strconv.FormatUint(value, 10)
+	}
+	// The kernel takes no weight for a cgroup that only gets what is left over.
+	idle := src.Idle != nil && *src.Idle != 0
+	if src.Shares != nil && *src.Shares != 0 && !idle {
+		set("cpu.weight", cgroup.Weight(*src.Shares))
+	}
+	if src.Burst != nil && *src.Burst != 0 {
+		set("cpu.max.burst", *src.Burst)
+	}
 }
 
 // unlessZero takes a zero for a limit that is not there, as runc does; crun
@@ -90,7 +121,7 @@ func (r *report) mapDeviceRules(dst *specs.LinuxResources, rules []specs.LinuxDe
 
 // guestControllers are those of cgroup v2 whose files mean something in the
 // guest. The others number the host's devices, CPUs or memory nodes.
-var guestControllers = set("cpu", "memory", "pids")
+var guestControllers = set("cpu", "memory", "pids", "hugetlb")
 
 func (r *report) mapUnified(dst *specs.LinuxResources, unified map[string]string) error {
 	for _, file := range slices.Sorted(maps.Keys(unified)) {

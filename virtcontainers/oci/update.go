@@ -12,10 +12,18 @@ import (
 // to come, as an OCI resources object in JSON.
 func (b *Bundle) Resources() ([]byte, error) {
 	res := &specs.LinuxResources{}
-	if b.Spec.Linux != nil && b.Spec.Linux.Resources != nil {
-		*res = *b.Spec.Linux.Resources
+	if r := b.Limits(); r != nil {
+		*res = *r
 	}
 	return encodeKept(res)
+}
+
+// Limits gives the bundle's limits as they are; nil for none.
+func (b *Bundle) Limits() *specs.LinuxResources {
+	if b.Spec.Linux == nil {
+		return nil
+	}
+	return b.Spec.Linux.Resources
 }
 
 // UpdateResources lays change, the resources object of an update, over what

@@ -47,3 +47,22 @@ func TestQuotaHasAPeriod(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 }
+
+// What crun would convert in another way, or does not know, goes to the guest
+// as files.
+func TestCPUAsFiles(t *testing.T) {
+	for resources, want := range map[string]string{
+		`{"cpu":{"shares":1024,"burst":7}}`:                         `{"cpu":{},"unified":{"cpu.max.burst":"7","cpu.weight":"100"}}`,
+		`{"cpu":{"shares":1024},"unified":{"cpu.weight":"3"}}`:      `{"cpu":{},"unified":{"cpu.weight":"3"}}`,
+		`{"cpu":{"shares":1024,"idle":1}}`:                          `{"cpu":{"idle":1}}`,
+		`{"cpu":{"shares":0,"burst":0}}`:                            `{"cpu":{}}`,
+		`{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}`:   `{"hugepageLimits":[{"pageSize":"2MB","limit":4194304}]}`,
+		`{"hugepageLimits":[{"pageSize":"1GB","limit":4}]}`:         `{}`,
+		`{"unified":{"hugetlb.2MB.max":"0","io.max":"8:0 rbps=1"}}`: `{"unified":{"hugetlb.2MB.max":"0"}}`,
+	} {
+		got, _, err := GuestResources([]byte(resources))
+		if err != nil || string(got) != want {
+			t.Errorf("%s:\n got %s, %v\nwant %s", resources, got, err, want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
@@ -21,6 +22,10 @@ type sizer struct {
 
 	mu      sync.Mutex             // guards demands
 	demands map[string]size.Demand // by container
+
+	// bound has the host's cgroup hold a machine of that many MiB; nil where it
+	// has no limit.
+	bound func(ctx context.Context, mib int) error
 
 	turn chan struct{} // holds one token: who has it may grow the machine
 	have size.Machine  // guarded by turn; counted in whole steps
@@ -39,8 +44,29 @@ func newSizer(cfg *monitor.SandboxConfig) *sizer {
 	z.most = size.Machine{CPUs: cpus, MemoryMiB: int(memory / config.MiB)}
 	z.have = z.least
 	z.have.MemoryMiB = roundUp(z.have.MemoryMiB, z.step())
+	if overhead := hv.MemoryOverhead; overhead != 0 && cfg.Cgroup != nil {
+		z.bound = func(ctx context.Context, mib int) error {
+			cg, err := cgroup.Load(cfg.Cgroup)
+			if err != nil {
+				return err
+			}
+			return cg.LimitMemory(ctx, uint64(mib)<<20+uint64(overhead))
+		}
+	}
 	z.turn <- struct{}{}
 	return z
+}
+
+// hold makes the host's limit, where there is one, that of a machine of so many
+// MiB. It comes before the memory does.
+func (z *sizer) hold(ctx context.Context, mib int) error {
+	if z.bound == nil {
+		return nil
+	}
+	if err := z.bound(ctx, mib); err != nil {
+		return fmt.Errorf("hypervisor.memory_overhead: %w", err)
+	}
+	return nil
 }
 
 // largeMachine is the size in MiB from which the guest's kernel makes its
@@ -125,6 +151,9 @@ func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
 		more := z.piece(want.MemoryMiB)
 		if more == 0 {
 			return nil
+		}
+		if err := z.hold(ctx, z.have.MemoryMiB+more); err != nil {
+			return err
 		}
 		err := m.VM.AddMemory(ctx, more)
 		if errors.Is(err, hypervisor.ErrNoSlot) {

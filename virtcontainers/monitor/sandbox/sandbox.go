@@ -139,7 +139,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	}()
 	go s.accept(l)
 	span := trace.Begin(bootCtx, trace.Phase, "boot")
-	if s.bootErr = failpoint.Here(failpoint.MonitorBoot); s.bootErr == nil {
+	if s.bootErr = errors.Join(failpoint.Here(failpoint.MonitorBoot), s.size.hold(bootCtx, s.size.have.MemoryMiB)); s.bootErr == nil {
 		s.machine, s.bootErr = boot(bootCtx, s.cfg, s.recordVM)
 	}
 	span.End()
