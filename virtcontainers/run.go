@@ -37,15 +37,15 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 	if !o.Detach {
 		signal.Notify(signals)
 		defer signal.Stop(signals)
-		if terminal {
-			if old, err := shim.MakeRaw(o.Stdin); err == nil {
-				defer shim.RestoreTerminal(o.Stdin, old)
-			}
-		}
 	}
 	proc, err := r.create(ctx, o.CreateOptions, o.Detach)
 	if err != nil {
 		return 1, err
+	}
+	if terminal && !o.Detach { // what there is to tell of create has been told
+		if old, err := shim.MakeRaw(o.Stdin); err == nil {
+			defer shim.RestoreTerminal(o.Stdin, old)
+		}
 	}
 	if err := r.Start(ctx, o.ID); err != nil {
 		return 1, errors.Join(err, r.Delete(ctx, o.ID, true))

@@ -343,3 +343,20 @@ func TestSpec(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+// TestListenFDs: descriptors for the container are refused, those for somebody
+// else are none of ours.
+func TestListenFDs(t *testing.T) {
+	self := strconv.Itoa(os.Getpid())
+	for _, tt := range []struct {
+		fds, pid string
+		refused  bool
+	}{{"", "", false}, {"0", self, false}, {"2", "1", false}, {"2", "", false}, {"2", self, true}, {"x", self, true}} {
+		err := checkListenFDs(func(name string) string {
+			return map[string]string{"LISTEN_FDS": tt.fds, "LISTEN_PID": tt.pid}[name]
+		})
+		if (err != nil) != tt.refused {
+			t.Errorf("LISTEN_FDS=%s LISTEN_PID=%s: %v", tt.fds, tt.pid, err)
+		}
+	}
+}

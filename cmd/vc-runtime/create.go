@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strconv"
 
 	"github.com/urfave/cli/v2"
 
@@ -65,7 +66,10 @@ func (p *program) createOptions(c *cli.Context) (virtcontainers.CreateOptions, e
 		Stdout:        p.stdout,
 		Stderr:        p.stderr,
 	}
-	var err error
+	err := checkListenFDs(os.Getenv)
+	if err != nil {
+		return o, err
+	}
 	if o.Bundle, err = absolute("bundle", c.String("bundle")); err != nil {
 		return o, err
 	}
@@ -79,4 +83,16 @@ func (p *program) createOptions(c *cli.Context) (virtcontainers.CreateOptions, e
 	}
 	o.PidFile, err = absolute("pid-file", c.String("pid-file"))
 	return o, err
+}
+
+// checkListenFDs refuses descriptors that a service manager has for the
+// container (sd_listen_fds(3)), which runc would hand on: they cannot cross
+// into a virtual machine. Those that are meant for another process are none of
+// ours.
+func checkListenFDs(getenv func(string) string) error {
+	n := getenv("LISTEN_FDS")
+	if n == "" || n == "0" || getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return nil
+	}
+	return fmt.Errorf("LISTEN_FDS=%.20s: descriptors cannot be handed into a virtual machine", n)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/urfave/cli/v2"
 
@@ -65,6 +66,9 @@ func (p *program) exec(c *cli.Context) (int, error) {
 		if path != "/" {
 			return 0, errors.New("--cgroup: only '/' is supported, the container's own cgroup")
 		}
+	}
+	if err := checkListenFDs(os.Getenv); err != nil {
+		return 0, err
 	}
 	process, err := p.execProcess(c, rt)
 	if err != nil {
