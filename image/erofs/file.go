@@ -1,7 +1,6 @@
 package erofs
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
@@ -65,7 +64,7 @@ func (w *Writer) File(a Attr, size int64, data io.Reader) (*Inode, error) {
 
 // short makes the end of data before its size an error.
 func short(err error) error {
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return fmt.Errorf("read the file's data: %w", err)

@@ -3,7 +3,6 @@ package layer
 import (
 	"archive/tar"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -41,7 +40,7 @@ func (a *applier) apply(ctx context.Context, r io.Reader) (*tree, error) {
 			return nil, context.Cause(ctx)
 		}
 		hdr, err := l.tar.Next()
-		if errors.Is(err, io.EOF) {
+		if err == io.EOF { // not one that is wrapped: that is of the blob
 			return l.tree, nil
 		}
 		if err != nil {
@@ -56,22 +55,7 @@ func (a *applier) apply(ctx context.Context, r io.Reader) (*tree, error) {
 	}
 }
 
-// source remembers why reading the stream has failed.
-type source struct {
-	r   io.Reader
-	err error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
-	}
-	return n, err
-}
-
-// tarError is what an error of reading the archive means: package tar does not
-// name all of those of damaged ones.
+// tarError is what an error of reading the archive means.
 func (l *layerReader) tarError(err error) error {
 	if l.src.err != nil {
 		return l.src.err
@@ -82,7 +66,7 @@ func (l *layerReader) tarError(err error) error {
 // Read reads the data of the current entry.
 func (l *layerReader) Read(p []byte) (int, error) {
 	n, err := l.tar.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && err != io.EOF {
 		err = l.tarError(err)
 	}
 	return n, err

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
@@ -52,9 +51,10 @@ func decompress(blob io.Reader, mediaType string, lim Limits) (io.Reader, func()
 	if !KnownMediaType(mediaType) {
 		return nil, nil, fmt.Errorf("%q, want one of %s: %w", mediaType, strings.Join(mediaTypes, ", "), ErrMediaType)
 	}
-	r := bufio.NewReaderSize(blob, 128<<10)
+	src := &source{r: blob}
+	r := bufio.NewReaderSize(src, 128<<10)
 	head, err := r.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err != nil && err != io.EOF {
 		return nil, nil, err
 	}
 	switch {
@@ -62,41 +62,57 @@ func decompress(blob io.Reader, mediaType string, lim Limits) (io.Reader, func()
 		// Reads further members too; what else follows is an error.
 		z, err := gzip.NewReader(r)
 		if err != nil {
-			return nil, nil, decodeError(err)
+			return nil, nil, decodeError(src, err)
 		}
-		return decoded{z}, func() { z.Close() }, nil
+		return &decoder{src, z}, func() { z.Close() }, nil
 	case bytes.Equal(head, zstdMagic), len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], skipMagic):
 		memory := uint64(lim.DecoderMemory)
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
 			zstd.WithDecoderMaxMemory(memory), zstd.WithDecoderMaxWindow(max(memory, zstd.MinWindowSize)))
 		if err != nil {
-			return nil, nil, decodeError(err)
+			return nil, nil, decodeError(src, err)
 		}
-		return decoded{z}, z.Close, nil
+		return &decoder{src, z}, z.Close, nil
 	}
 	return r, func() {}, nil
 }
 
-// decoded is a stream whose errors say what they are of.
-type decoded struct{ r io.Reader }
-
-func (d decoded) Read(p []byte) (int, error) {
-	n, err := d.r.Read(p)
-	return n, decodeError(err)
+// decoder is a stream whose errors say whose they are.
+type decoder struct {
+	src *source
+	r   io.Reader
 }
 
-// decodeError tells the errors of damaged blobs from those of reading them.
-func decodeError(err error) error {
-	var corrupt flate.CorruptInputError
+func (d *decoder) Read(p []byte) (int, error) {
+	n, err := d.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = decodeError(d.src, err)
+	}
+	return n, err
+}
+
+// decodeError is what an error of decompressing a blob means.
+func decodeError(blob *source, err error) error {
 	switch {
-	case err == nil, err == io.EOF:
-		return err
+	case blob.err != nil:
+		return blob.err
 	case errors.Is(err, zstd.ErrWindowSizeExceeded), errors.Is(err, zstd.ErrDecoderSizeExceeded):
 		return fmt.Errorf("memory to decompress it: %w: %w", ErrLimit, err)
-	case errors.Is(err, gzip.ErrHeader), errors.Is(err, gzip.ErrChecksum), errors.As(err, &corrupt),
-		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, zstd.ErrMagicMismatch), errors.Is(err, zstd.ErrCRCMismatch),
-		errors.Is(err, zstd.ErrReservedBlockType), errors.Is(err, zstd.ErrUnexpectedBlockSize):
-		return fmt.Errorf("decompress: %w: %w", ErrInvalid, err)
 	}
-	return fmt.Errorf("decompress: %w", err)
+	return fmt.Errorf("decompress: %w: %w", ErrInvalid, err)
+}
+
+// source remembers why reading has failed. What reads from it does not always
+// say so, and does not name all errors of its own.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
 }

@@ -8,9 +8,11 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/vc-runtime/vc-runtime/image/erofs"
@@ -96,6 +98,24 @@ func FuzzTar(f *testing.F) {
 		}
 		if len(first) == 0 {
 			t.Error("no root")
+		}
+	})
+}
+
+// FuzzBlob: any blob is refused or becomes a right image.
+func FuzzBlob(f *testing.F) {
+	plain := Archive(f, File("a", strings.Repeat("1234567890", 500)))
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	packed := Compress(f, plain)
+	f.Add(packed)
+	f.Add(append(packed, packed...))
+	f.Add(z.EncodeAll(plain, nil))
+	f.Fuzz(func(t *testing.T, blob []byte) {
+		if m, _ := unpackMemory(t, blob); m != nil {
+			m.open(t)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -371,7 +372,7 @@ func (f failing) Read(p []byte) (int, error) {
 
 // TestSourceFails: an error of reading the blob is not one of the layer.
 func TestSourceFails(t *testing.T) {
-	lost := errors.New("disk on fire")
+	lost := fmt.Errorf("disk on fire: %w", io.EOF) // not the end of the blob
 	plain := Archive(t, File("a", strings.Repeat("x", 1<<20)))
 	for _, data := range [][]byte{plain[:0], plain[:3], plain[:600000], Compress(t, plain)[:200], plain} {
 		_, err := layer.Unpack(t.Context(), layer.Blob{Reader: failing{bytes.NewReader(data), lost}, MediaType: Tar}, newFile(t), layer.Limits{})
