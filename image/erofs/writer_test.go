@@ -140,6 +140,7 @@ func TestFiles(t *testing.T) {
 		t.Errorf("stat %+v, want %d bytes, %d inodes", stat, len(f.b), len(want)+1)
 	}
 	m := f.open(t)
+	unusedIsZero(t, m, f.b)
 	for name, data := range want {
 		i := mustLookup(t, m, name)
 		got, err := io.ReadAll(m.Data(i))
@@ -148,6 +149,53 @@ func TestFiles(t *testing.T) {
 		}
 		if i.Links != 1 || i.Mode != 0o644 || i.Nsec != 5 {
 			t.Errorf("%s: %+v", name, i)
+		}
+	}
+}
+
+// unusedIsZero checks that nothing of one file ends up behind another.
+func unusedIsZero(t *testing.T, m *Image, b []byte) {
+	t.Helper()
+	root, err := m.Info(m.Root())
+	c := &checker{m: m, seen: make(map[uint64]*visited)}
+	c.use(0, superOffset+superSize)
+	if err == nil {
+		err = c.inode(t.Context(), root, root)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := bytes.Clone(b)
+	for _, p := range c.used {
+		clear(rest[p.from:p.to])
+	}
+	for at, v := range rest {
+		if v != 0 {
+			t.Fatalf("byte %d of the image is %d, and nobody's", at, v)
+		}
+	}
+}
+
+// TestSize: how large an image is.
+func TestSize(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		size   int // of the one file; negative: none
+		blocks int64
+	}{
+		{"nothing", -1, 1},
+		{"small file", 100, 2},
+		{"a block", BlockSize, 3},
+		{"a block and a bit", BlockSize + 100, 3},
+		{"a block and most of another", BlockSize + inlineMax + 1, 4},
+	} {
+		var f memory
+		w, root := NewWriter(&f), &Dir{}
+		if c.size >= 0 {
+			root.Set("file", mustFile(t, w, attr(1), bytes.Repeat([]byte("x"), c.size)))
+		}
+		if stat := mustClose(t, w, root); stat.Size != c.blocks*BlockSize || int64(len(f.b)) != stat.Size {
+			t.Errorf("%s: %d bytes, want %d blocks", c.name, stat.Size, c.blocks)
 		}
 	}
 }
@@ -272,7 +320,11 @@ func TestDeterministic(t *testing.T) {
 	make_ := func(identity byte, backwards bool) []byte {
 		var f memory
 		w, root := NewWriter(&f), &Dir{}
-		file := mustFile(t, w, Attr{Xattrs: []Xattr{{"user.b", nil}, {"user.a", []byte("x")}}}, bytes.Repeat([]byte("data"), 5000))
+		xattrs := []Xattr{{"user.b", nil}, {"user.a", []byte("x")}}
+		if backwards {
+			slices.Reverse(xattrs)
+		}
+		file := mustFile(t, w, Attr{Xattrs: xattrs}, bytes.Repeat([]byte("data"), 5000))
 		names := []string{"a", "b", "c", "d", "e", "f", "g", "h"}
 		if backwards {
 			slices.Reverse(names)

@@ -126,6 +126,19 @@ func FuzzLayers(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 1, 0, 0xff, 1, 10, 0, 1, 11, 0})
 	f.Add([]byte{0, 0, 0, 0, 1, 0, 1, 2, 0, 0xff, 1, 13, 0, 0xff, 2, 0, 3, 1, 18, 4})
 	f.Add([]byte{2, 0, 1, 1, 2, 0, 3, 3, 0, 0xff, 1, 0, 1})
+	lower := []byte{0, 0, 0, 1, 2, 0, 1, 3, 0, 1, 1, 0, 0xff} // a/, a/b, a/c and b
+	for _, upper := range [][]byte{
+		{1, 10, 0},                              // whiteout of a
+		{1, 11, 0},                              // of a/b
+		{4, 1, 0},                               // of b, as a device
+		{1, 13, 0, 1, 5, 0},                     // opaque a, with a file in it
+		{1, 12, 0, 1, 7, 0},                     // opaque root
+		{1, 13, 0, 1, 11, 0},                    // a whiteout in an opaque folder
+		{1, 10, 0, 0xff, 0, 0, 0},               // a again in the layer above
+		{1, 0, 0, 0xff, 0, 0, 0, 0xff, 1, 2, 0}, // a as a file, and as a folder again
+	} {
+		f.Add(append(slices.Clone(lower), upper...))
+	}
 	f.Fuzz(func(t *testing.T, script []byte) {
 		var blobs []Blob
 		var images []*erofs.Image

@@ -169,6 +169,8 @@ func TestSemantics(t *testing.T) {
 		{"opaque, then the folder", []Item{File("a/.wh..wh..opq", ""), Dir("a/")}, []string{"a/ opaque"}},
 		{"opaque root", []Item{File(".wh..wh..opq", ""), File("a", "1")}, []string{"./ opaque", "a 1"}},
 		{"opaque, then a file in its place", []Item{File("a/.wh..wh..opq", ""), File("a", "1")}, []string{"a 1"}},
+		{"whiteouts in an opaque folder", []Item{Dir("a/"), File("a/.wh.b", ""), File("a/.wh..wh..opq", ""), File("a/c/.wh.d", ""), File("e/.wh.f", "")},
+			[]string{"a/ opaque", "a/c/", "e/", "e/f whiteout"}},
 		{"device 0:0", []Item{Node("b", tar.TypeChar, 0, 0)}, []string{"b whiteout"}},
 		{"device 0:0 and a folder", []Item{Dir("b/"), Node("b", tar.TypeChar, 0, 0)}, []string{"b/ opaque"}},
 		{"whiteout of nothing", []Item{File(".wh.", "")}, nil},
@@ -271,6 +273,33 @@ func TestAttributes(t *testing.T) {
 	}
 	if res.DroppedXattrs != 3 {
 		t.Errorf("%d extended attributes dropped, want 3", res.DroppedXattrs)
+	}
+}
+
+// TestImplied: which folders inherit from the layers below, and can.
+func TestImplied(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		items []Item
+		want  []string
+	}{
+		{"nothing", nil, []string{"/"}},
+		{"all are named", []Item{Dir("./"), Dir("a/"), Dir("a/b/"), File("a/b/c", "")}, nil},
+		{"none is named", []Item{File("a/b/c", "")}, []string{"/", "/a/", "/a/b/"}},
+		{"named later", []Item{File("a/b/c", ""), Dir("a/"), Dir("./")}, []string{"/a/b/"}},
+		{"in an opaque folder", []Item{Dir("./"), File("a/.wh..wh..opq", ""), File("a/b/c", "")}, []string{"/a/"}},
+		{"in place of a whiteout", []Item{Dir("./"), File(".wh.a", ""), File("a/b/c", "")}, nil},
+		{"whiteout afterwards", []Item{Dir("./"), File("a/b/c", ""), File(".wh.a", "")}, nil},
+		{"replaced", []Item{Dir("./"), File("a/b", ""), File("a", "")}, nil},
+	} {
+		f, res := unpack(t, Archive(t, c.items...))
+		if diff := cmp.Diff(c.want, res.Implied); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
+		if err := layer.Inherit(f, res.Size, res.Implied, []*erofs.Image{open(t, f)}); err != nil {
+			t.Errorf("%s: from itself: %v", c.name, err)
+		}
+		open(t, f)
 	}
 }
 
