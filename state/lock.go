@@ -10,12 +10,15 @@ import (
 
 	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // Lock is the lock of one container or sandbox id, held.
 type Lock struct {
 	file    *flock.Flock
 	path    string
+	name    string // what it is a lock of, for the trace
 	release sync.Once
 	err     error
 }
@@ -83,6 +86,8 @@ func (s *Store) lock(kind, id string, get func(*Lock) error) (*Lock, error) {
 		current, err := l.current()
 		if err == nil && current {
 			l.sign()
+			l.name = kind
+			failpoint.Trace("take", kind)
 			return l, nil
 		}
 		if err := errors.Join(err, l.file.Unlock()); err != nil {
@@ -157,6 +162,9 @@ func (l *Lock) Release() error {
 		// Removed while it is held, and only by its holder: who waits for
 		// the removed file finds it gone, and begins anew.
 		l.err = errors.Join(os.Remove(l.path), l.file.Unlock())
+		if l.name != "" {
+			failpoint.Trace("release", l.name)
+		}
 	})
 	return l.err
 }

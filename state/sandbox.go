@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 const (
@@ -181,6 +183,7 @@ func (s *Store) holdSandbox(id string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Trace("take", sandboxLock)
 	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
 		err = ErrHeld

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
@@ -46,6 +47,11 @@ func main() {
 	os.Exit(p.run(os.Args))
 }
 
+// withoutConfig are the commands that a broken configuration does not keep from
+// their work: they are about containers that were made with a good one, which
+// their monitors still have, and there must be a way to end those.
+var withoutConfig = []string{"state", "list", "ps", "kill", "delete", "doctor"}
+
 // openRuntime is the runtime that the commands use.
 func openRuntime(p *program, s settings) (verbs, error) {
 	exe, err := os.Executable()
@@ -53,8 +59,12 @@ func openRuntime(p *program, s settings) (verbs, error) {
 		return nil, fmt.Errorf("find the runtime's own executable: %w", err)
 	}
 	cfg, err := config.Load(s.config)
-	if err != nil {
+	if err != nil && !slices.Contains(withoutConfig, p.command) {
 		return nil, err
+	}
+	if err != nil {
+		p.log.WithError(err).Warn("go on with the defaults")
+		cfg = config.Default()
 	}
 	store, err := state.Open(s.root)
 	if err != nil {

@@ -71,6 +71,7 @@ type program struct {
 	// templates opens the templates of a configuration.
 	templates func(settings) (templates, error)
 
+	command string // its name, once it runs
 	log     *logrus.Logger
 	logFile *os.File // of --log; nil where the log goes to stderr
 }
@@ -232,6 +233,7 @@ func (p *program) runtime(c *cli.Context) (verbs, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.command = c.Command.Name
 	return p.open(p, s)
 }
 

@@ -106,8 +106,8 @@ func TestMatrix(t *testing.T) {
 	var n counts
 	for i, p := range failpoint.Points {
 		for j, fault := range faults {
-			// The representative part has every third point, and all faults.
-			if !everything() && (i%3 != 0 || j != i/3%len(faults)) {
+			// The representative part has every fourth point, and all faults.
+			if !everything() && (i%4 != 0 || j != i/4%len(faults)) {
 				continue
 			}
 			t.Run(string(p.Name)+"/"+fault, func(t *testing.T) {

@@ -1,0 +1,81 @@
+package fault
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
+)
+
+// TestLockOrder takes containers and a pod through their lives, and compares the
+// locks that each process has taken with the table of docs/locking.md.
+func TestLockOrder(t *testing.T) {
+	order := documented(t)
+	w := newWorld(t)
+	w.NeedVM()
+	for _, p := range []failpoint.Name{failpoint.CreateUndo, failpoint.MonitorUnplug, failpoint.StartAsk, failpoint.KillForce} {
+		m := &matrix{world: w, point: pointOf(t, p), fault: "nothing"}
+		m.live()
+	}
+	held := make(map[string][]string) // by pid
+	taken := make(map[string]bool)
+	for line := range strings.Lines(w.Read(w.trace)) {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[1] != "take" && f[1] != "release" {
+			continue
+		}
+		pid, lock := f[0], f[2]
+		rank := slices.Index(order, lock)
+		if rank < 0 {
+			t.Fatalf("docs/locking.md has no lock %q", lock)
+		}
+		if f[1] == "release" {
+			if i := slices.Index(held[pid], lock); i >= 0 {
+				held[pid] = slices.Delete(held[pid], i, i+1)
+			}
+			continue
+		}
+		taken[lock] = true
+		for _, h := range held[pid] {
+			if slices.Index(order, h) >= rank {
+				t.Errorf("process %s takes %s while it holds %s", pid, lock, h)
+			}
+		}
+		held[pid] = append(held[pid], lock)
+	}
+	for _, lock := range order {
+		if !taken[lock] {
+			t.Errorf("nobody has taken %s", lock)
+		}
+	}
+}
+
+// documented reads the names of the locks, in their order, out of the table.
+func documented(t *testing.T) []string {
+	t.Helper()
+	b, err := os.ReadFile("../../docs/locking.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for line := range strings.Lines(string(b)) {
+		cell, ok := strings.CutPrefix(line, "| `")
+		if !ok {
+			continue
+		}
+		path, _, _ := strings.Cut(cell, "`")
+		name, _, _ := strings.Cut(path, "/")
+		if strings.HasSuffix(path, "/lock") {
+			name = "lock"
+		}
+		if name != "templates" { // of the cache, and of package template
+			order = append(order, name)
+		}
+	}
+	if len(order) != 3 {
+		t.Fatalf("the table has %v", order)
+	}
+	return order
+}

@@ -1,0 +1,166 @@
+package fault
+
+import (
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/tests/testenv"
+)
+
+// TestFrozen stops each process of a running container in turn. The guest's
+// agent stops with QEMU.
+func TestFrozen(t *testing.T) {
+	warm(t)
+	for _, victim := range []string{"QEMU", "file server", "monitor", "shim"} {
+		t.Run(victim, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.Started(nil, testenv.Args("sleep", "1000"))
+			for _, pid := range victims(victim) {
+				w.Signal(pid, unix.SIGSTOP)
+			}
+			w.IsStatus(c.ID, "running")
+			res := w.OK("kill", c.ID, "KILL")
+			t.Logf("KILL took %s", res.Took.Round(time.Millisecond))
+			w.IsStatus(c.ID, "stopped")
+			if err := c.Bundle.Overlay.Cycle(); err != nil {
+				t.Error(err)
+			}
+			c.DeleteForced()
+			if err := w.quiet(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("delete", func(t *testing.T) { // without a kill
+		w := newWorld(t)
+		c := w.Started(nil, testenv.Args("sleep", "1000"))
+		for _, victim := range []string{"QEMU", "file server", "monitor", "shim"} {
+			for _, pid := range victims(victim) {
+				w.Signal(pid, unix.SIGSTOP)
+			}
+		}
+		c.DeleteForced()
+		if err := w.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// held has one command wait at a failpoint while another one runs, and then go
+// on. It gives what became of the first one.
+func (w *world) held(point failpoint.Name, first []string, other func()) *testenv.Result {
+	w.Helper()
+	g := w.newGate()
+	over := make(chan struct{})
+	var res *testenv.Result
+	armed := w.armed(string(point) + "=" + g.pause())
+	go func() {
+		defer close(over)
+		res = armed.call(first...)
+	}()
+	p := g.wait(over)
+	if p == nil {
+		w.Fatalf("nobody came by %s", point)
+	}
+	other()
+	p.let("go")
+	<-over
+	return res
+}
+
+// TestRaces has two commands meet at a point, one or the other way.
+func TestRaces(t *testing.T) {
+	warm(t)
+	t.Run("kill against start", func(t *testing.T) {
+		for _, point := range []failpoint.Name{failpoint.StartAsk, failpoint.StartRecord, failpoint.StartHooks} {
+			w := newWorld(t)
+			c := w.Container(nil, testenv.Args("sleep", "1000"))
+			res := w.held(point, []string{"start", c.ID}, func() { w.OK("kill", c.ID, "KILL") })
+			t.Logf("%s: start gives %d", point, res.Code)
+			if point == failpoint.StartAsk && res.Code == 0 {
+				t.Error("a container that was killed has started")
+			}
+			w.IsStatus(c.ID, "stopped")
+			c.Delete()
+		}
+	})
+	t.Run("kill against self-exit", func(t *testing.T) {
+		w := newWorld(t)
+		c := w.Started(nil, testenv.Shell("until [ -e /go ]; do sleep 0.1; done; exit 7"))
+		res := w.held(failpoint.KillAsk, []string{"kill", c.ID, "KILL"}, func() {
+			if err := os.WriteFile(c.Bundle.Rootfs+"/go", nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			w.Equal("exit code", c.Wait(testenv.DefaultTimeout), 7)
+		})
+		if res.Code != 0 {
+			t.Errorf("a kill that came too late, by a moment: %s", res)
+		}
+		w.IsStatus(c.ID, "stopped")
+		c.Delete()
+	})
+	t.Run("two creates of one id", func(t *testing.T) {
+		w := newWorld(t)
+		b, id := w.Bundle(testenv.Args("sleep", "1000")), w.ID()
+		second := make(chan *testenv.Result, 1)
+		first := w.held(failpoint.CreateHooks, []string{"create", "--bundle", b.Dir, id}, func() {
+			go func() { second <- w.Do("create", "--bundle", b.Dir, id) }()
+		})
+		if first.Code != 0 {
+			t.Error(first)
+		}
+		w.FailedWith(<-second, 1, "container with given ID already exists")
+		w.OK("delete", "--force", id)
+	})
+	t.Run("exec against stop", func(t *testing.T) {
+		w := newWorld(t)
+		c := w.Started(nil, testenv.Args("sleep", "1000"))
+		res := w.held(failpoint.ExecBriefShim, []string{"exec", "--detach", c.ID, "sleep", "1000"}, func() { w.OK("kill", c.ID, "KILL") })
+		if res.Code != 255 {
+			t.Errorf("exec in a container that has stopped: %s", res)
+		}
+		c.Delete()
+		if err := w.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("delete against delete", func(t *testing.T) {
+		w := newWorld(t)
+		c := w.Container(nil)
+		second := make(chan *testenv.Result, 1)
+		first := w.held(failpoint.DeleteShim, []string{"delete", c.ID}, func() {
+			go func() { second <- w.Do("delete", c.ID) }()
+		})
+		if first.Code != 0 {
+			t.Error(first)
+		}
+		w.FailedWith(<-second, 1, "does not exist")
+		c.DeleteForced()
+	})
+	t.Run("many kills", func(t *testing.T) {
+		w := newWorld(t)
+		c := w.Started(nil, testenv.Args("sleep", "1000"))
+		n := 20
+		if everything() {
+			n = 100
+		}
+		var wg sync.WaitGroup
+		for range n {
+			wg.Go(func() {
+				if res := w.Do("kill", c.ID, "KILL"); res.Code != 0 && !strings.Contains(res.Stderr, "container not running") {
+					t.Error(res)
+				}
+			})
+		}
+		wg.Wait()
+		w.IsStatus(c.ID, "stopped")
+		w.Equal("exit code", c.Wait(testenv.DefaultTimeout), 137)
+		c.Delete()
+	})
+}
