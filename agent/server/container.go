@@ -153,8 +153,7 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), spec.config, 0o600); err != nil {
 		return 0, err
 	}
-	return c.spawn(initName, req.GetStdio(), func(p crun.Process) (*crun.Started, error) {
-		p.Arg0 = spec.arg0
+	return c.spawn(initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
 		return c.host.cfg.Runtime.Create(ctx, c.name, c.dir, p)
 	})
 }
@@ -169,13 +168,12 @@ func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int,
 	if !ok {
 		return 0, fmt.Errorf("container %s is not running: %w", c.name, syscall.ESRCH)
 	}
-	spec, arg0, err := confineProcess(req.GetSpec(), req.GetStdio().GetTerminal(), func() ([]byte, error) { return passwdOf(child.Pid) })
+	spec, err := confineProcess(req.GetSpec(), req.GetStdio().GetTerminal(), func() ([]byte, error) { return passwdOf(child.Pid) })
 	if err != nil {
 		return 0, err
 	}
-	pid, err := c.spawn(req.GetProcess(), req.GetStdio(), func(p crun.Process) (*crun.Started, error) {
-		p.Arg0 = arg0
-		return c.host.cfg.Runtime.Exec(ctx, c.name, spec, p)
+	pid, err := c.spawn(req.GetProcess(), req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
+		return c.host.cfg.Runtime.Exec(ctx, c.name, spec.config, p)
 	})
 	if _, ok := init.running(); err != nil && !ok {
 		return 0, fmt.Errorf("container %s has ended: %w (%v)", c.name, syscall.ESRCH, err)
@@ -184,7 +182,7 @@ func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int,
 }
 
 // spawn makes a process's streams, starts it, and keeps it under its name.
-func (c *container) spawn(name string, want *api.Stdio, start func(crun.Process) (*crun.Started, error)) (int, error) {
+func (c *container) spawn(name string, want *api.Stdio, spec *guestSpec, start func(crun.Process) (*crun.Started, error)) (int, error) {
 	streams, fds, err := newStdio(want)
 	if err != nil {
 		return 0, err
@@ -195,8 +193,11 @@ func (c *container) spawn(name string, want *api.Stdio, start func(crun.Process)
 		streams.close()
 		return 0, err
 	}
-	st, err := start(crun.Process{Terminal: want.GetTerminal(), Stdio: fds})
+	st, err := start(crun.Process{Arg0: spec.arg0, Terminal: want.GetTerminal(), Stdio: fds})
 	closeFds(fds)
+	if err == nil {
+		err = spec.priority.give(st)
+	}
 	if st != nil {
 		p.started(st.Child, func() bool { return c.group.OOMKills() > 0 })
 	}

@@ -96,8 +96,9 @@ type places struct {
 
 // guestSpec is what the agent learns of a spec while it rewrites it.
 type guestSpec struct {
-	config []byte // the rewritten config.json
-	arg0   string
+	config   []byte // the rewritten config.json, or process
+	arg0     string
+	priority priority
 }
 
 // confineSpec rewrites a config.json of the host for crun: root.path and the
@@ -146,6 +147,10 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 			return nil, err
 		}
 	}
+	priority, err := takePriority(process)
+	if err != nil {
+		return nil, err
+	}
 	if err := spec.set("process", process); err != nil {
 		return nil, err
 	}
@@ -153,7 +158,7 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guestSpec{config: out, arg0: arg0}, nil
+	return &guestSpec{config: out, arg0: arg0, priority: priority}, nil
 }
 
 // confineHooks lets startContainer hooks through, which run inside the
@@ -303,19 +308,24 @@ func confineNamespace(ns object, at places) error {
 // confineProcess checks an OCI process object for exec, and gives it back with
 // the program it runs.
 // passwd reads the container's /etc/passwd.
-func confineProcess(b []byte, terminal bool, passwd func() ([]byte, error)) (out []byte, arg0 string, err error) {
+func confineProcess(b []byte, terminal bool, passwd func() ([]byte, error)) (*guestSpec, error) {
 	var process object
 	if err := json.Unmarshal(b, &process); err != nil {
-		return nil, "", fmt.Errorf("decode process: %w (%w)", errSpec, err)
+		return nil, fmt.Errorf("decode process: %w (%w)", errSpec, err)
 	}
-	if arg0, err = setTerminal(process, terminal); err != nil {
-		return nil, "", err
+	arg0, err := setTerminal(process, terminal)
+	if err != nil {
+		return nil, err
 	}
 	if err := setHome(process, passwd); err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	out, err = json.Marshal(process)
-	return out, arg0, err
+	priority, err := takePriority(process)
+	if err != nil {
+		return nil, err
+	}
+	out, err := json.Marshal(process)
+	return &guestSpec{config: out, arg0: arg0, priority: priority}, err
 }
 
 // setTerminal makes process.terminal agree with the streams that the host

@@ -113,12 +113,12 @@ func bind(mount string) string {
 
 func TestConfineProcess(t *testing.T) {
 	passwd := func() ([]byte, error) { return []byte("root:x:0:0::/root:/bin/sh\nuser:x:7:7::/home/user:\n"), nil }
-	out, arg0, err := confineProcess([]byte(`{"args":["a"],"cwd":"/x"}`), true, passwd)
-	if err != nil || arg0 != "a" || string(out) != `{"args":["a"],"cwd":"/x","env":["HOME=/root"],"terminal":true}` {
-		t.Errorf("got %s, %q, %v", out, arg0, err)
+	got, err := confineProcess([]byte(`{"args":["a"],"cwd":"/x"}`), true, passwd)
+	if err != nil || got.arg0 != "a" || string(got.config) != `{"args":["a"],"cwd":"/x","env":["HOME=/root"],"terminal":true}` {
+		t.Errorf("got %+v, %v", got, err)
 	}
 	for _, in := range []string{``, `null`, `{}`, `{"args":[""]}`, `{"args":"a"}`} {
-		if _, _, err := confineProcess([]byte(in), false, passwd); !errors.Is(err, errSpec) {
+		if _, err := confineProcess([]byte(in), false, passwd); !errors.Is(err, errSpec) {
 			t.Errorf("%s: %v, want a refusal", in, err)
 		}
 	}

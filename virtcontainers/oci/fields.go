@@ -28,7 +28,6 @@ const (
 	// The first process in the pid namespace forks to enter the time namespace
 	// and ends, and the pid namespace with it.
 	noTimeNamespace = "the guest's runtime (crun 1.8) cannot make a time namespace together with a pid namespace"
-	crunLacks       = "the guest's runtime (crun 1.8) does not know it"
 )
 
 // fields is the table, in the order of the specification's structures. It is
@@ -63,9 +62,16 @@ var fields = []field{
 	{"process.noNewPrivileges", carried, ""},
 	{"process.apparmorProfile", dropped, "the guest's kernel has no AppArmor"},
 	{"process.oomScoreAdj", carried, ""},
-	{"process.scheduler", dropped, crunLacks},
+	{"process.scheduler.policy", carried, "set by the agent: for the container's process before it execs, for that of an exec at once after"},
+	{"process.scheduler.nice", carried, ""},
+	{"process.scheduler.priority", carried, ""},
+	{"process.scheduler.flags", carried, ""},
+	{"process.scheduler.runtime", carried, ""},
+	{"process.scheduler.deadline", carried, ""},
+	{"process.scheduler.period", carried, ""},
 	{"process.selinuxLabel", dropped, "the guest's kernel has no SELinux"},
-	{"process.ioPriority", dropped, crunLacks},
+	{"process.ioPriority.class", carried, "as scheduler"},
+	{"process.ioPriority.priority", carried, ""},
 	{"process.execCPUAffinity", dropped, "numbers the host's CPUs"},
 
 	{"root.path", mapped, "the share's rootfs folder"},

@@ -320,8 +320,13 @@ func TestGuestProcess(t *testing.T) {
 		`{"cwd":"/"}`:                    ErrNoArgs.Error(),
 		`{"args":["a"`:                   "process, line 1, column 12: unexpected end of JSON input",
 		`{"args":["a\u0000"],"cwd":"/"}`: "process.args[0]: contains a NUL byte",
-		`{"args":["a"],"cwd":"/","rlimits":[{}]}`:    "wrong rlimit value: ",
-		`{"args":["a"],"cwd":"/","user":{"uid":-1}}`: "process, line 1, column 40: json: cannot unmarshal number -1 into Go struct field User.user.uid of type uint32",
+		`{"args":["a"],"cwd":"/","ioPriority":{"class":"x"}}`:                            `process.ioPriority.class: unknown class "x"`,
+		`{"args":["a"],"cwd":"/","ioPriority":{"class":"IOPRIO_CLASS_BE","priority":8}}`: "process.ioPriority.priority: 8: expected 0 to 7",
+		`{"args":["a"],"cwd":"/","scheduler":{"policy":"SCHED_ISO"}}`:                    `process.scheduler.policy: unknown policy "SCHED_ISO"`,
+		`{"args":["a"],"cwd":"/","scheduler":{"policy":"SCHED_RR","priority":-1}}`:       "process.scheduler.priority: -1: expected 0 to 99",
+		`{"args":["a"],"cwd":"/","scheduler":{"policy":"SCHED_RR","flags":["x"]}}`:       `process.scheduler.flags[0]: unknown flag "x"`,
+		`{"args":["a"],"cwd":"/","rlimits":[{}]}`:                                        "wrong rlimit value: ",
+		`{"args":["a"],"cwd":"/","user":{"uid":-1}}`:                                     "process, line 1, column 40: json: cannot unmarshal number -1 into Go struct field User.user.uid of type uint32",
 	} {
 		if _, _, err := GuestProcess([]byte(in)); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", in, err, want)

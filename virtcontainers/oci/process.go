@@ -30,6 +30,9 @@ func (r *report) mapProcess(dst, src *specs.Process) error {
 	if src.Capabilities != nil {
 		r.mapCapabilities(dst.Capabilities, src.Capabilities)
 	}
+	if err := checkPriority(src); err != nil {
+		return err
+	}
 	seen := make(map[string]bool)
 	for i := range dst.Rlimits {
 		l := &dst.Rlimits[i]
@@ -66,6 +69,43 @@ func mapUser(user *specs.User) error {
 	}
 	if user.AdditionalGids != nil {
 		user.AdditionalGids = slices.Compact(slices.Sorted(slices.Values(user.AdditionalGids)))
+	}
+	return nil
+}
+
+// What the agent takes for scheduling; the kernel has no SCHED_ISO.
+var (
+	ioClasses     = set(string(specs.IOPRIO_CLASS_RT), string(specs.IOPRIO_CLASS_BE), string(specs.IOPRIO_CLASS_IDLE))
+	schedPolicies = set(string(specs.SchedOther), string(specs.SchedFIFO), string(specs.SchedRR),
+		string(specs.SchedBatch), string(specs.SchedIdle), string(specs.SchedDeadline))
+	schedFlags = set(string(specs.SchedFlagResetOnFork), string(specs.SchedFlagReclaim), string(specs.SchedFlagDLOverrun),
+		string(specs.SchedFlagKeepPolicy), string(specs.SchedFlagKeepParams), string(specs.SchedFlagUtilClampMin),
+		string(specs.SchedFlagUtilClampMax))
+)
+
+// checkPriority looks at what a process says of its scheduling. Whether the
+// numbers fit the policy is for the guest's kernel to say.
+func checkPriority(src *specs.Process) error {
+	if io := src.IOPriority; io != nil {
+		if !ioClasses[string(io.Class)] {
+			return fmt.Errorf("process.ioPriority.class: unknown class %q", io.Class)
+		}
+		if io.Priority < 0 || io.Priority > 7 {
+			return fmt.Errorf("process.ioPriority.priority: %d: expected 0 to 7", io.Priority)
+		}
+	}
+	if s := src.Scheduler; s != nil {
+		if !schedPolicies[string(s.Policy)] {
+			return fmt.Errorf("process.scheduler.policy: unknown policy %q", s.Policy)
+		}
+		for i, flag := range s.Flags {
+			if !schedFlags[string(flag)] {
+				return fmt.Errorf("process.scheduler.flags[%d]: unknown flag %q", i, flag)
+			}
+		}
+		if s.Priority < 0 {
+			return fmt.Errorf("process.scheduler.priority: %d: expected 0 to 99", s.Priority)
+		}
 	}
 	return nil
 }
