@@ -22,7 +22,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: all build agent guest debian deps unit fault integration test-vsock test check compare conformance fuzz demo bench install clean distclean help FORCE
+.PHONY: e2e-crio all build agent guest debian deps unit fault integration test-vsock test check compare conformance fuzz demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -98,6 +98,9 @@ conformance: build guest ## OCI's validation programs, with runc and vc-runtime 
 
 fuzz: ## every fuzzer, for FUZZTIME each (10s)
 	FUZZTIME=$(or $(FUZZTIME),10s) hack/fuzz $(FUZZ)
+
+e2e-crio: build guest ## CRI-O's way to stop a container, 500 times (needs root and `make deps`)
+	VC_CRIO_CYCLES=500 $(GO) test -count=1 -timeout 120m -run TestStop ./tests/crio
 
 demo: ## the life of one container, with times (needs root)
 	hack/deps build run

@@ -32,6 +32,8 @@ type Command struct {
 	// Null makes stdin, stdout and stderr /dev/null, for a program whose
 	// children live on with its stdio.
 	Null bool
+	// Files are inherited, from descriptor 3 on.
+	Files []*os.File
 	// Output is the same, with a file that stdout and stderr are appended to.
 	Output string
 	Limit  time.Duration // 0 is DefaultTimeout
@@ -108,7 +110,7 @@ func (s *Suite) Exec(c Command) (*Result, error) {
 	}
 	begin := time.Now()
 	pid, err := s.reaper.start(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
-		Dir: "/", Env: nonNil(c.Env), Sys: sys, Files: files,
+		Dir: "/", Env: nonNil(c.Env), Sys: sys, Files: append(files, c.Files...),
 	})
 	stdout.child.Close()
 	stderr.child.Close()
