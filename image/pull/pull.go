@@ -59,11 +59,11 @@ const (
 // ErrInvalid is given for an image that contradicts itself, or that is none.
 var ErrInvalid = errors.New("not a valid image")
 
-// Pull brings the image of a source into the store, under the name. What is there
-// already is not fetched again; several pulls at once share the work, whichever processes
-// they are of. The image is complete and recorded when Pull returns, and the
-// lease names all of it: until the lease is closed, which is the
-// caller's, nothing of it goes away, whoever removes the image.
+// Pull brings the image of a source into the store, under the name. What is
+// there already is not fetched again; several pulls at once share the work,
+// whichever processes they are of. The image is complete and recorded when Pull
+// returns, and the lease names all of it: until the lease is closed, which is
+// the caller's, nothing of it goes away, whoever removes the image.
 func Pull(ctx context.Context, s *store.Store, src Source, name string, o Options) (_ *store.Image, _ *store.Lease, err error) {
 	lease, err := s.NewLease(ctx)
 	if err != nil {

@@ -121,8 +121,9 @@ func (l *Lease) HasBlob(ctx context.Context, d digest.Digest) (bool, error) {
 
 // EnsureBlob names a blob in the lease and has fetch write it where it is
 // missing: from its offset on, to its end. Of several processes and goroutines
-// one does the work, and the others wait. A blob that was carried on from what an earlier process has
-// left, and then is not what it should be, is fetched once more, as a whole.
+// one does the work, and the others wait. A blob that was carried on from what
+// an earlier process has left, and then is not what it should be, is fetched
+// once more, as a whole.
 func (l *Lease) EnsureBlob(ctx context.Context, d digest.Digest, size int64, fetch func(context.Context, *Partial) error) error {
 	if err := l.ensureBlob(ctx, d, size, fetch); err != nil {
 		return fmt.Errorf("blob %s: %w", d, err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
 )
@@ -78,7 +79,7 @@ func (s *Store) sweep(ctx context.Context) error {
 		return err
 	}
 	defer f.Close()
-	if err := tryFlock(f, exclusiveLock); errors.Is(err, errBusy) {
+	if err := tryFlock(f, unix.LOCK_EX); errors.Is(err, errBusy) {
 		return nil
 	} else if err != nil {
 		return err

@@ -174,6 +174,3 @@ func current(f *os.File, path string) bool {
 	there, err := os.Lstat(path)
 	return err == nil && os.SameFile(mine, there)
 }
-
-// exclusiveLock is the kind of lock that excludes all others.
-const exclusiveLock = unix.LOCK_EX

@@ -79,7 +79,7 @@ func Open(root string, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("open image store %s: %w", root, err)
 	}
 	if opts.Hook == nil && failpoint.Enabled {
-		opts.Hook = func(step string) error { return failpoint.Here(failpoint.Name("image." + step)) }
+		opts.Hook = func(step string) error { return failpoint.Here(failpoint.Name(failpoint.ImageSteps + step)) }
 	}
 	s := &Store{root: abs, opts: opts}
 	if err := s.prepare(); err != nil {

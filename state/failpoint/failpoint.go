@@ -33,6 +33,11 @@ var ErrInjected = errors.New("injected failure")
 // Name is a place in the code.
 type Name string
 
+// ImageSteps begins the names of the image store's steps, before and after each
+// of which there is a failpoint. They are not in Points: the store has tests of
+// its own, which go through all of them.
+const ImageSteps = "image."
+
 // Process says which program a place is in.
 type Process string
 

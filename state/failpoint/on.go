@@ -66,6 +66,9 @@ func parse(text string) ([]*arm, error) {
 }
 
 func known(name Name) bool {
+	if strings.HasPrefix(string(name), ImageSteps) {
+		return true
+	}
 	for _, p := range Points {
 		if p.Name == name {
 			return true
