@@ -315,7 +315,7 @@ func TestWorkIsDoneOnce(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if err := one.addWith(t.Context(), l); err != nil {
+			if err := newSample("one", "base", "top").addWith(t.Context(), l); err != nil {
 				t.Error(err)
 			}
 		})
