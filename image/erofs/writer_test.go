@@ -208,7 +208,7 @@ func TestHoles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	const size = 5<<30 + 12345
+	const size = 1<<32 + 1<<20 + 12345
 	w, root := NewWriter(f), &Dir{}
 	parts := io.MultiReader(strings.NewReader("begin"), io.LimitReader(zero{}, 1<<32), strings.NewReader("middle"), io.LimitReader(zero{}, size))
 	i, err := w.File(attr(1), size, parts)
