@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"testing"
 )
 
@@ -58,7 +59,7 @@ func TestEvictedBefore(t *testing.T) {
 	if err := os.MkdirAll(s.path(locksDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.path(locksDir, "c1"), []byte("holder 1 1\nevict\n"), 0o600); err != nil {
+	if err := os.WriteFile(s.path(locksDir, "c1"), []byte("holder 1 1\n"+strings.Repeat(evictLine, 20)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	l, err := s.TryLock("c1")
