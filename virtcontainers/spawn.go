@@ -79,7 +79,7 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 			Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
 			Sandbox: &monitor.SandboxConfig{
 				ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config,
-				Pod: p.role != oci.Single, Demand: p.podDemand, Cgroup: at,
+				Demand: p.podDemand, Cgroup: at,
 				Key: string(p.key), OwnNetwork: p.netns == "",
 			},
 		}, nil)

@@ -122,8 +122,6 @@ type SandboxConfig struct {
 	// Cgroup is the cgroup of the host that the monitor is in (package cgroup);
 	// nothing on a host without.
 	Cgroup json.RawMessage `json:"cgroup,omitempty"`
-	// Pod is false where the sandbox ends with its only container.
-	Pod bool `json:"pod"`
 	// Key is that of the request for the first container; "" where the sandbox is
 	// not to be kept for the same one.
 	Key string `json:"key,omitempty"`

@@ -354,7 +354,7 @@ func (s *Sandbox) last(c *container) bool {
 	if s.cache == resourcecache.Unclaimed {
 		return false // the machine is kept
 	}
-	if !s.cfg.Pod || c.id == s.cfg.ID {
+	if c.id == s.cfg.ID {
 		return true
 	}
 	return len(s.containers) == 1 && s.containers[c.id] == c && len(s.claims) == 0
