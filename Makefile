@@ -71,7 +71,7 @@ integration: build guest debian ## tests with virtual machines (needs root and `
 	VC_TEST_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
 
 test-vsock: build guest ## tests with vsock, in an emulated host of their own: many minutes (needs root and `make deps`)
-	VC_TEST_VSOCK=1 CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 200m -run '^TestVsock$$' ./tests/vsock
+	VC_TEST_VSOCK=$(or $(VC_TEST_VSOCK),.) CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 200m -run '^TestVsock$$' ./tests/vsock
 
 test: ## everything: deps, build, check, unit and integration tests
 	$(MAKE) deps

@@ -8,7 +8,7 @@
 // The test program runs in both machines: TestVsock on the host makes and
 // starts the outer one, whose init has the program run TestInside.
 //
-//	VC_TEST_VSOCK  "1" runs the test, else it is skipped
+//	VC_TEST_VSOCK  which of the tests inside to run, "." for all; unset skips
 //	VC_GUEST_DIR   folder of the guest image; build/guest if unset
 //	VC_RUNTIME     runtime under test; bin/vc-runtime if unset
 //	VC_KEEP        keeps the outer machine's folder, for a look at its console

@@ -25,7 +25,7 @@ func TestVsock(t *testing.T) {
 	if os.Getenv(insideVar) != "" {
 		t.Skip("this is the outer machine")
 	}
-	if os.Getenv("VC_TEST_VSOCK") == "" {
+	if os.Getenv(runVar) == "" {
 		t.Skip("NOT RUN: takes many minutes; `make test-vsock` runs it")
 	}
 	o := newOuter(t)
@@ -192,7 +192,7 @@ mkdir -p /dev/shm /dev/pts; mount -t tmpfs tmpfs /dev/shm; mount -t devpts devpt
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up
 `+load.String()+
-		insideVar+"=1 "+selfPath+" -test.v -test.run=^TestInside$ -test.timeout=0 >/dev/ttyS1 2>&1\n"+
+		insideVar+"=1 "+selfPath+" -test.v -test.run='^TestInside$/"+os.Getenv(runVar)+"' -test.timeout=0 >/dev/ttyS1 2>&1\n"+
 		"echo \""+endMark+"$?\" >/dev/ttyS1\nsync; poweroff -f\n")
 	o.tool("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", tree, filepath.Join(o.dir, "disk.img"), "1500M")
 }
@@ -226,6 +226,10 @@ mount -t ext4 /dev/vda /disk && mount --move /dev /disk/dev && exec switch_root 
 `)
 	o.tool("sh", "-c", "cd initrd && find . | cpio --quiet -o -H newc >../initrd.img")
 }
+
+// runVar names what is to run: a pattern of the names in TestInside, or "."
+// for all.
+const runVar = "VC_TEST_VSOCK"
 
 // endMark begins the last line of the tests inside, with their exit code.
 const endMark = "the tests inside ended with "
