@@ -49,6 +49,10 @@ const (
 	KindStdout  Kind = "stdout"  // agent writes, closes for EOF
 	KindStderr  Kind = "stderr"  // agent writes, closes for EOF
 	KindConsole Kind = "console" // both ways
+	// KindForward is a connection to a TCP port on the guest's localhost, both
+	// ways, each closed for itself. The agent first says whether it has one:
+	// ForwardReply.
+	KindForward Kind = "forward"
 )
 
 // StreamHeader opens each stream, from the host.
@@ -56,6 +60,13 @@ type StreamHeader struct {
 	Kind      Kind   `json:"kind"`
 	Container string `json:"container,omitempty"`
 	Process   string `json:"process,omitempty"` // "" is the container's init
+	Port      uint16 `json:"port,omitempty"`    // of KindForward
+}
+
+// ForwardReply is the agent's first line on a stream of KindForward.
+type ForwardReply struct {
+	// Errno is why there is no connection, 0 where there is one.
+	Errno uint32 `json:"errno,omitempty"`
 }
 
 // WriteLine writes v as one line of JSON.

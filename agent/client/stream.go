@@ -2,9 +2,12 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"syscall"
+	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 )
@@ -33,6 +36,29 @@ func (c *Client) OpenStream(ctx context.Context, kind api.Kind, container, proce
 	}
 	if kind == api.KindStdin {
 		return newStdin(conn), nil
+	}
+	return conn, nil
+}
+
+// Forward connects to a TCP port on the guest's localhost. Close ends only the
+// direction to the guest; what comes from there is read to its end. Where
+// nobody listens the error is an errno, ECONNREFUSED.
+func (c *Client) Forward(ctx context.Context, port uint16) (net.Conn, error) {
+	conn, err := c.open(ctx, api.StreamHeader{Kind: api.KindForward, Port: port})
+	if err != nil {
+		return nil, fmt.Errorf("forward port %d: %w", port, err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	var reply api.ForwardReply
+	err = api.ReadLine(conn, &reply)
+	if !stop() {
+		err = errors.Join(err, ctx.Err())
+	} else if err == nil && reply.Errno != 0 {
+		err = syscall.Errno(reply.Errno)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("forward port %d: %w", port, err)
 	}
 	return conn, nil
 }

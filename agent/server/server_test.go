@@ -322,3 +322,38 @@ func FuzzServeStream(f *testing.F) {
 		}
 	})
 }
+
+// TestForward connects to a port of the guest's localhost, each direction for
+// itself, and is told where nobody listens.
+func TestForward(t *testing.T) {
+	r := newRig(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		asked, _ := io.ReadAll(conn)
+		fmt.Fprintf(conn, "you said %s", asked)
+	}()
+	conn, err := r.Forward(testContext(t), port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if b, err := io.ReadAll(conn); err != nil || string(b) != "you said hello" {
+		t.Errorf("got %q, %v", b, err)
+	}
+	l.Close()
+	if _, err := r.Forward(testContext(t), port); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("nobody listens: %v", err)
+	}
+}

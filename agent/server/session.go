@@ -103,8 +103,14 @@ func (s *Server) serveStream(stream net.Conn, calls *handoff) {
 		return
 	}
 	stream.SetReadDeadline(time.Time{})
-	if h.Kind == api.KindRPC {
+	switch h.Kind {
+	case api.KindRPC:
 		calls.give(stream)
+		return
+	case api.KindForward:
+		if err := forward(stream, h.Port); err != nil {
+			s.cfg.Log.Printf("forward port %d: %v", h.Port, err)
+		}
 		return
 	}
 	if err := s.serveStdio(stream, h); err != nil {

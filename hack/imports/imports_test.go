@@ -50,6 +50,7 @@ var internal = map[string][]string{
 // external are the modules that our programs are made with, and why.
 var external = map[string]string{
 	"github.com/BurntSushi/toml":             "the configuration file",
+	"github.com/cilium/ebpf":                 "connections to a pod's localhost are steered by a BPF program: assembler, loader and link",
 	"github.com/containerd/ttrpc":            "the guest protocol's calls",
 	"github.com/docker/go-units":             "amounts of memory on the command line, as runc reads them",
 	"github.com/distribution/reference":      "references to images: docker's own parser",

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,9 +18,11 @@ import (
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
 
-// execProtocol is that of the kubelet's streaming server
-// (k8s.io/kubelet/pkg/cri/streaming).
-const execProtocol = "v4.channel.k8s.io"
+// The protocols of the kubelet's streaming server (k8s.io/kubelet/pkg/cri/streaming).
+const (
+	execProtocol    = "v4.channel.k8s.io"
+	forwardProtocol = "portforward.k8s.io"
+)
 
 // streams is a connection to the streaming server, as kubectl makes it.
 type streams struct {
@@ -163,4 +166,36 @@ func TestAttach(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestPortForward is kubectl port-forward: containerd dials localhost in the
+// network namespace of the pod on the host.
+func TestPortForward(t *testing.T) {
+	p := newPod(t, nil)
+	c := p.container("c", nil, "sh", "-c", serve)
+	p.sh(c, "until wget -qO- http://127.0.0.1/ >/dev/null 2>&1; do sleep 0.1; done")
+	res := call(p, p.PortForward, &cri.PortForwardRequest{PodSandboxId: p.id, Port: []int32{80}})
+	s := p.openStreams(res.Url, forwardProtocol)
+	for i := range 3 { // several connections over one
+		failure, data := s.forward(80, i)
+		s.write(data, "GET / HTTP/1.0\r\n\r\n")
+		if text := s.text(data); !strings.HasPrefix(text, "HTTP/1.") || !strings.HasSuffix(text, "served\n") {
+			t.Errorf("answer: %q", text)
+		}
+		p.Equal("failure", s.text(failure), "")
+	}
+	_, data := s.forward(81, 9) // nobody listens
+	if n, err := io.WriteString(data, "x"); err == nil {
+		if text := s.text(data); text != "" {
+			t.Errorf("a port on which nobody listens answers %q (%d)", text, n)
+		}
+	}
+}
+
+// forward opens the two streams of a forwarded connection.
+func (s *streams) forward(port, request int) (failure, data *spdystream.Stream) {
+	s.Helper()
+	header := []string{"port", strconv.Itoa(port), "requestID", strconv.Itoa(request), "streamType"}
+	failure = s.open(append(header, "error")...)
+	return failure, s.open(append(header, "data")...)
 }

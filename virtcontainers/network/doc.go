@@ -36,25 +36,21 @@
 // alive; its interfaces can be removed at any time, as callers do before they
 // stop the container.
 //
-// # Port forwarding (design; not implemented)
+// # Port forwarding
 //
-// CRI-O forwards a port by dialling localhost in the namespace. Packets to
-// 127.0.0.1 and ::1 never leave lo, and no filter can hand them to the guest,
-// whose kernel would drop them as martians. So connections end on the host and
-// their bytes go through the guest channel, which also reaches servers that
+// CRI-O and containerd forward a port by dialling localhost in the namespace.
+// Packets to 127.0.0.1 and ::1 never leave lo, and no filter can hand them to the
+// guest, whose kernel would drop them as martians. So connections end on the host
+// and their bytes go through the guest channel, which also reaches servers that
 // listen on the guest's localhost only, as with other runtimes:
 //
-//   - The monitor makes one listening TCP socket for each family in the
-//     namespace (a socket stays in the namespace where it was made) and attaches
-//     a BPF program of the type sk_lookup to the namespace (Linux 5.9), which
-//     steers to it every connection to a loopback address that no other socket
-//     of the namespace listens for. The program needs no map but the two
-//     sockets; some 20 instructions, assembled in Go.
+//   - A Forwarder has one listening TCP socket for each family in the namespace
+//     and attaches a BPF program of the type sk_lookup to it (Linux 5.9), which
+//     steers to that every new connection to a loopback address. Nothing of a
+//     sandbox listens in its namespace on the host.
 //   - The local address of an accepted connection has the port that was meant.
-//     The monitor opens a stream of a new kind (api.KindForward, with the port in
-//     its header); the agent dials that port on localhost in the guest and copies,
-//     closing each direction for itself. It refuses with the dial's errno, and the
-//     monitor resets the connection then.
+//     The agent dials that on localhost in the guest and copies, each direction
+//     for itself. Where nobody listens the connection is reset.
 //   - Where the kernel has no sk_lookup, there is no port forwarding, and the log
 //     of the monitor says so. Listening on every port that the guest listens on
 //     would need to know them by polling.

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/trace"
@@ -33,6 +35,15 @@ type attachment struct {
 	mu sync.Mutex // guards what follows, and lets one sync run at a time
 	at *network.Attachment
 	ns namespaceID // of at
+	// forwarder is nil until a is attached, where forwards is not set, and
+	// where the kernel cannot forward.
+	forwarder *network.Forwarder
+
+	// forwards has connections to the namespace's localhost reach the guest:
+	// in one that the caller made, and may dial in.
+	forwards bool
+	log      *logrus.Entry
+	limit    time.Duration // for a connection to a port of the guest
 }
 
 // namespaceID tells one namespace from another while it lives (namespaces(7)).
@@ -53,7 +64,7 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 	defer trace.Begin(ctx, trace.Phase, "network").End()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.enter(ctx, shim, cpus); err != nil {
+	if err := a.enter(ctx, m, shim, cpus); err != nil {
 		return err
 	}
 	if err := a.at.Sync(ctx, m.VM, m.Guest); err != nil {
@@ -64,7 +75,7 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 
 // enter attaches to the namespace that the shim is in. All containers of a
 // sandbox must be in one: they share the VM's network. It is called with mu held.
-func (a *attachment) enter(ctx context.Context, shim, cpus int) error {
+func (a *attachment) enter(ctx context.Context, m *Machine, shim, cpus int) error {
 	ns, err := os.Open("/proc/" + strconv.Itoa(shim) + "/ns/net")
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
@@ -88,7 +99,25 @@ func (a *attachment) enter(ctx context.Context, shim, cpus int) error {
 		return fmt.Errorf("attach to the network: %w", err)
 	}
 	a.ns = id
+	if a.forwards {
+		a.forward(ns, m.Guest)
+	}
 	return nil
+}
+
+// forward has connections to the namespace's localhost reach the guest. A
+// container runs without that, too.
+func (a *attachment) forward(ns *os.File, guest Guest) {
+	f, err := network.Forward(ns, func(ctx context.Context, port uint16) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, a.limit)
+		defer cancel()
+		return guest.Forward(ctx, port)
+	})
+	if err != nil {
+		a.log.WithError(err).Warn("no port forwarding from localhost")
+		return
+	}
+	a.forwarder = f
 }
 
 // notOurs makes sure that a namespace is not the host's, whose interfaces would
@@ -131,6 +160,12 @@ func (a *attachment) close() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), networkTimeout)
 	defer cancel()
+	if a.forwarder != nil {
+		if err := a.forwarder.Close(); err != nil {
+			a.log.WithError(err).Warn("end the port forwarding")
+		}
+		a.forwarder = nil
+	}
 	err := a.at.Close(ctx)
 	if errors.Is(err, unix.ENODEV) {
 		err = nil // the namespace's interfaces have gone already

@@ -34,6 +34,8 @@ type Guest interface {
 	api.AgentService
 	// OpenStream connects to one stream of a process.
 	OpenStream(ctx context.Context, kind api.Kind, container, process string) (net.Conn, error)
+	// Forward connects to a TCP port on the guest's localhost.
+	Forward(ctx context.Context, port uint16) (net.Conn, error)
 	// Done is closed when the agent cannot be talked to any more.
 	Done() <-chan struct{}
 	Close() error
@@ -99,7 +101,9 @@ type Sandbox struct {
 
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
 	return &Sandbox{
-		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{}, size: newSizer(cfg),
+		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{
+			forwards: !cfg.OwnNetwork, log: log, limit: cfg.Config.Runtime.CallTimeout.Std(),
+		}, size: newSizer(cfg),
 		booted:     make(chan struct{}),
 		containers: make(map[string]*container),
 		claims:     make(map[string]chan struct{}),

@@ -158,6 +158,9 @@ func (g *fakeGuest) RemoveContainer(_ context.Context, r *api.ContainerRequest) 
 func (g *fakeGuest) OpenStream(context.Context, api.Kind, string, string) (net.Conn, error) {
 	return nil, errors.New("no streams")
 }
+func (g *fakeGuest) Forward(context.Context, uint16) (net.Conn, error) {
+	return nil, errors.New("no ports")
+}
 func (g *fakeGuest) Done() <-chan struct{} { return g.vm.done }
 func (g *fakeGuest) Close() error          { return nil }
 
