@@ -111,7 +111,8 @@ func hookCases() []testCase {
 	}
 	return []testCase{
 		{name: "hooks", options: sh("echo ran; sleep 3"), prepare: hooks(func(h *specs.Hooks, one func(string, string) specs.Hook) {
-			h.Prestart = []specs.Hook{one("prestart", see), one("prestart2", see)} //nolint:staticcheck // callers use it
+			//lint:ignore SA1019 callers still set it
+			h.Prestart = []specs.Hook{one("prestart", see), one("prestart2", see)}
 			h.CreateRuntime = []specs.Hook{one("createRuntime", see)}
 			h.CreateContainer = []specs.Hook{one("createContainer", see)}
 			h.Poststart = []specs.Hook{one("poststart", see)}
@@ -120,7 +121,8 @@ func hookCases() []testCase {
 		{name: "hook-startContainer", options: sh("echo ran; cat /hooked"), prepare: inside(`echo "$0 $# $1 $H $(pwd)" >/hooked; tr ',' '\n' | grep -oE '"status": ?"[^"]*"' >>/hooked`), short: true},
 		{name: "hook-startContainer-fails", options: sh("echo ran"), prepare: inside("exit 3")},
 		{name: "hook-startContainer-output", options: sh("echo ran"), prepare: inside("echo out; echo err >&2")},
-		fails("prestart", func(h *specs.Hooks, l []specs.Hook) { h.Prestart = l }), //nolint:staticcheck // callers use it
+		//lint:ignore SA1019 callers still set it
+		fails("prestart", func(h *specs.Hooks, l []specs.Hook) { h.Prestart = l }),
 		fails("createRuntime", func(h *specs.Hooks, l []specs.Hook) { h.CreateRuntime = l }),
 		fails("createContainer", func(h *specs.Hooks, l []specs.Hook) { h.CreateContainer = l }),
 		fails("poststart", func(h *specs.Hooks, l []specs.Hook) { h.Poststart = l }),

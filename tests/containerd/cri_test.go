@@ -92,7 +92,7 @@ func TestExecSync(t *testing.T) {
 	// The process is killed by way of its shim on the host, whose end is what
 	// containerd waits for.
 	testenv.Eventually(t, time.Minute, func() error {
-		if got := p.sh(c, `cat /proc/[0-9]*/cmdline | tr '\0' '\n' | grep -cx 777007 || true`); got != "0" {
+		if got := p.sh(c, `cat /proc/[0-9]*/cmdline | tr '\0' '\n' | grep -cx '77700[7]' || true`); got != "0" {
 			return &statusError{"processes after the time-out", got, "0"}
 		}
 		return nil
