@@ -129,18 +129,20 @@ func TestScreen(t *testing.T) {
 func shell(s *screen) {
 	s.Helper()
 	s.shows("\nin>") // at the begin of a line, whatever the runtime has said before
-	s.keys("clear", "Enter")
-	s.line(0, "in>")
+	// A new prompt, at the top, tells that the line has been obeyed: keys that
+	// come before readline is back would not be for it.
+	s.keys("clear; PS1='at> '", "Enter")
+	s.line(0, "at>")
 	// Readline moves in the line: the terminal is the process's own.
 	s.keys("echo oooone", "C-a", "Right", "Right", "Right", "Right", "Right", "C-d", "C-d", "C-d", "C-e", " two", "Enter")
-	s.line(0, "in> echo one two")
+	s.line(0, "at> echo one two")
 	s.line(1, "one two")
 	s.keys("clear; echo begun; cat", "Enter")
 	s.line(0, "begun") // what is typed earlier would be echoed before the screen is cleared
 	s.keys("hello", "Enter")
 	s.shows("hello\nhello\n") // the terminal's echo, and cat: it runs
 	s.keys("C-z")
-	s.shows("[1]+  Stopped                 cat\nin>")
+	s.shows("[1]+  Stopped                 cat\nat>")
 	// In the background it may not read the terminal: SIGTTIN stops it again.
 	s.keys("clear; bg; sleep 1; jobs", "Enter")
 	s.line(0, "[1]+ cat &")
@@ -150,7 +152,7 @@ func shell(s *screen) {
 	s.keys("again", "Enter")
 	s.shows("again\nagain\n")
 	s.keys("C-c") // takes along what was typed and not read
-	s.shows("\n^C\nin>")
+	s.shows("\n^C\nat>")
 	s.keys("code=$?; clear; echo after $code", "Enter")
 	s.line(0, "after 130")
 }
@@ -166,7 +168,7 @@ func editor(s *screen, rootfs string) {
 	s.line(0, "first line")
 	s.line(1, "second")
 	s.keys("k", "0", "x", ":wq", "Enter")
-	s.shows("in>")
+	s.shows("at>")
 	s.Equal("the file", s.Read(filepath.Join(rootfs, "tmp/text")), "irst line\nsecond\n")
 	s.resize(100, 30)
 	s.keys("clear; stty size; tput cols 2>/dev/null", "Enter")
@@ -174,7 +176,7 @@ func editor(s *screen, rootfs string) {
 	s.keys("clear; vi /tmp/text", "Enter")
 	s.line(28, "~")
 	s.keys(":q", "Enter")
-	s.shows("in>")
+	s.shows("at>")
 }
 
 // whole is top, which draws the whole screen again and again.
@@ -188,5 +190,5 @@ func whole(s *screen) {
 		s.Errorf("top does not begin at the top:\n%s", strings.Join(lines, "\n"))
 	}
 	s.keys("q")
-	s.shows("\nin>\n")
+	s.shows("\nat>\n")
 }
