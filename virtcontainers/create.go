@@ -171,12 +171,12 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	if p.process, err = json.Marshal(b.Spec.Process); err != nil {
 		return nil, fmt.Errorf("encode process: %w", err)
 	}
+	if o.Image != nil && len(p.guest.Binds) == 0 {
+		return p, nil // nothing to share: no file server is needed
+	}
 	server, err := r.Config.Share.ServerPath()
 	if err != nil {
 		return nil, err
-	}
-	if o.Image != nil && len(p.guest.Binds) == 0 {
-		return p, nil
 	}
 	p.share = &share.Config{Server: server, Cache: r.Config.Share.Cache, Rootfs: b.Rootfs}
 	for _, bind := range p.guest.Binds {
