@@ -16,6 +16,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/reaper"
 	"github.com/vc-runtime/vc-runtime/agent/spans"
+	"github.com/vc-runtime/vc-runtime/agent/timens"
 )
 
 // maxLog bounds how much of crun's log is read, in bytes.
@@ -31,7 +32,12 @@ type Runtime struct {
 
 // Process is what Create and Exec need to know of a process besides its spec.
 type Process struct {
-	Arg0     string // for the text of errors
+	Arg0 string // for the text of errors
+	// Time is where crun is started, and with it the process; nil for where the
+	// agent is. crun 1.8 cannot make a time namespace together with a pid
+	// namespace: it forks once more to enter it, and then the first process of
+	// the pid namespace ends.
+	Time     *timens.Namespace
 	Terminal bool
 	Stdio    [3]int // file descriptors; not used with Terminal
 }
@@ -98,7 +104,7 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	if err := os.WriteFile(c.path("resources.json"), resources, 0o600); err != nil {
 		return err
 	}
-	return c.run(ctx, "", [3]int{-1, -1, -1}, "--resources", c.path("resources.json"), id)
+	return c.run(ctx, Process{Stdio: [3]int{-1, -1, -1}}, "--resources", c.path("resources.json"), id)
 }
 
 // Forget deletes crun's state of a container whose processes are dead. It does
@@ -161,7 +167,7 @@ func (c *call) spawn(ctx context.Context, p Process, args ...string) (*Started, 
 		flags = append(flags, "--console-socket", c.path("console.sock"))
 		p.Stdio = [3]int{-1, -1, -1}
 	}
-	if err := c.run(ctx, p.Arg0, p.Stdio, append(flags, args...)...); err != nil {
+	if err := c.run(ctx, p, append(flags, args...)...); err != nil {
 		return nil, err
 	}
 	pid, err := readPid(c.path("pid"))
@@ -178,13 +184,13 @@ func (c *call) spawn(ctx context.Context, p Process, args ...string) (*Started, 
 }
 
 // run runs crun and waits for it. A negative descriptor is /dev/null.
-func (c *call) run(ctx context.Context, arg0 string, stdio [3]int, args ...string) error {
+func (c *call) run(ctx context.Context, p Process, args ...string) error {
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", os.DevNull, err)
 	}
 	defer unix.Close(null)
-	fds := stdio[:]
+	fds := p.Stdio[:]
 	for i, fd := range fds {
 		if fd < 0 {
 			fds[i] = null
@@ -195,9 +201,13 @@ func (c *call) run(ctx context.Context, arg0 string, stdio [3]int, args ...strin
 		"--log", c.path("log"), "--log-format=json", c.op,
 	}, args...)
 	defer spans.Spawn(ctx, "crun "+c.op).End()
-	child, err := c.rt.Reaper.Start(reaper.Command{
+	cmd := reaper.Command{
 		Path: c.rt.Path, Args: argv, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Dir: "/", Fds: fds,
-	})
+	}
+	if p.Time != nil {
+		cmd.Fork = p.Time.ForkExec
+	}
+	child, err := c.rt.Reaper.Start(cmd)
 	if err != nil {
 		return err
 	}
@@ -218,7 +228,7 @@ func (c *call) run(ctx context.Context, arg0 string, stdio [3]int, args ...strin
 	if len(log) == 0 {
 		return &Error{Op: c.op, Text: fmt.Sprintf("exit code %d without a reason", child.Code())}
 	}
-	return translate(c.op, arg0, log)
+	return translate(c.op, p.Arg0, log)
 }
 
 func readBounded(path string) ([]byte, error) {

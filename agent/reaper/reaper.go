@@ -120,6 +120,8 @@ type Command struct {
 	Env  []string
 	Dir  string
 	Fds  []int // file descriptors of the child, from 0 on
+	// Fork starts it: syscall.ForkExec where it is nil.
+	Fork func(argv0 string, argv []string, attr *syscall.ProcAttr) (pid int, err error)
 }
 
 // Start runs a program.
@@ -128,9 +130,13 @@ func (r *Reaper) Start(cmd Command) (*Child, error) {
 	for i, fd := range cmd.Fds {
 		files[i] = uintptr(fd)
 	}
+	fork := cmd.Fork
+	if fork == nil {
+		fork = syscall.ForkExec
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := syscall.ForkExec(cmd.Path, cmd.Args, &syscall.ProcAttr{
+	pid, err := fork(cmd.Path, cmd.Args, &syscall.ProcAttr{
 		Dir: cmd.Dir, Env: cmd.Env, Files: files,
 	})
 	if err != nil {

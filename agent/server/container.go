@@ -14,6 +14,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/crun"
 	"github.com/vc-runtime/vc-runtime/agent/mountpoint"
 	"github.com/vc-runtime/vc-runtime/agent/spans"
+	"github.com/vc-runtime/vc-runtime/agent/timens"
 )
 
 // initName is the name of a container's init in a request.
@@ -32,6 +33,8 @@ type container struct {
 
 	removing chan struct{} // closed when a removal has begun: ends calls in flight
 	teardown chan struct{} // holds one token: the right to tear down
+
+	time *timens.Namespace // written by create; nil without one
 
 	mu    sync.Mutex
 	gone  bool                // guarded by mu; removing is closed
@@ -153,6 +156,9 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), spec.config, 0o600); err != nil {
 		return 0, err
 	}
+	if c.time, err = spec.clocks.namespace(); err != nil {
+		return 0, err
+	}
 	return c.spawn(initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
 		return c.host.cfg.Runtime.Create(ctx, c.name, c.dir, p)
 	})
@@ -193,7 +199,7 @@ func (c *container) spawn(name string, want *api.Stdio, spec *guestSpec, start f
 		streams.close()
 		return 0, err
 	}
-	st, err := start(crun.Process{Arg0: spec.arg0, Terminal: want.GetTerminal(), Stdio: fds})
+	st, err := start(crun.Process{Arg0: spec.arg0, Time: c.time, Terminal: want.GetTerminal(), Stdio: fds})
 	closeFds(fds)
 	if err == nil {
 		err = spec.priority.give(st)
@@ -356,6 +362,9 @@ func (c *container) closeStreams() error {
 // removeDir removes the bundle by name, since a share may still be mounted in
 // it when an unmount has failed.
 func (c *container) removeDir() error {
+	if c.time != nil {
+		c.time.Close()
+	}
 	if err := c.removeFiles(); err != nil {
 		return err
 	}

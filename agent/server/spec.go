@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -99,6 +100,7 @@ type guestSpec struct {
 	config   []byte // the rewritten config.json, or process
 	arg0     string
 	priority priority
+	clocks   clocks
 }
 
 // confineSpec rewrites a config.json of the host for crun: root.path and the
@@ -123,8 +125,11 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 		confineHooks(spec),
 		confineRoot(spec, at.rootfs),
 		confineMounts(spec, at),
-		confineLinux(spec, at),
 	)
+	if err != nil {
+		return nil, err
+	}
+	clocks, err := confineLinux(spec, at)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +163,7 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guestSpec{config: out, arg0: arg0, priority: priority}, nil
+	return &guestSpec{config: out, arg0: arg0, priority: priority, clocks: clocks}, nil
 }
 
 // confineHooks lets startContainer hooks through, which run inside the
@@ -254,44 +259,68 @@ func bindShm(m object, options []string, pod Pod) error {
 	return errors.Join(m.set("type", "bind"), m.set("source", dir), m.set("options", flags))
 }
 
-func confineLinux(spec object, at places) error {
+// confineLinux gives the clocks of a time namespace, which is the agent's to
+// make.
+func confineLinux(spec object, at places) (clocks, error) {
 	var linux object
 	if err := spec.get("linux", &linux); err != nil {
-		return err
+		return nil, err
 	}
 	if linux == nil {
 		linux = object{}
 	}
-	var namespaces []object
-	if err := linux.get("namespaces", &namespaces); err != nil {
-		return err
+	k, err := takeClocks(linux)
+	if err != nil {
+		return nil, err
 	}
-	for i, ns := range namespaces {
-		if err := confineNamespace(ns, at); err != nil {
-			return fmt.Errorf("linux.namespaces[%d]: %w", i, err)
-		}
+	own, err := confineNamespaces(linux, at)
+	if err != nil {
+		return nil, err
 	}
-	if namespaces != nil {
-		// Written anew: of members with one name, this parser and crun's
-		// need not take the same.
-		if err := linux.set("namespaces", namespaces); err != nil {
-			return err
-		}
+	if !own {
+		k = nil
 	}
-	return errors.Join(addDevices(linux, at.devices), linux.set("cgroupsPath", at.cgroup), spec.set("linux", linux))
+	return k, errors.Join(addDevices(linux, at.devices), linux.set("cgroupsPath", at.cgroup), spec.set("linux", linux))
 }
 
-// confineNamespace resolves the path of a namespace.
-func confineNamespace(ns object, at places) error {
-	var kind, path string
+// confineNamespaces says whether there is a time namespace, which it takes out.
+func confineNamespaces(linux object, at places) (time bool, err error) {
+	var namespaces []object
+	if err := linux.get("namespaces", &namespaces); err != nil || namespaces == nil {
+		return false, err
+	}
+	kept := []object{}
+	kinds := make(map[string]bool)
+	for i, ns := range namespaces {
+		kind, err := confineNamespace(ns, at)
+		if err != nil {
+			return false, fmt.Errorf("linux.namespaces[%d]: %w", i, err)
+		}
+		if kinds[kind] = true; kind != "time" {
+			kept = append(kept, ns)
+		}
+	}
+	// Where a namespace has a path, crun's exec opens all of the process's before
+	// it enters the user namespace. From there it could not open those of a
+	// process that is only created, nor enter those that belong to the guest.
+	if kinds["user"] && !kinds["network"] {
+		kept = append(kept, object{"type": []byte(`"network"`), "path": []byte(strconv.Quote(guestNetwork))})
+	}
+	// Written anew: of members with one name, this parser and crun's need not
+	// take the same.
+	return kinds["time"], linux.set("namespaces", kept)
+}
+
+// confineNamespace resolves the path of a namespace, and gives its kind.
+func confineNamespace(ns object, at places) (kind string, err error) {
+	var path string
 	if err := errors.Join(ns.get("type", &kind), ns.get("path", &path)); err != nil {
-		return err
+		return "", err
 	}
 	container, isContainer := strings.CutPrefix(path, containerSource)
-	var err error
 	switch {
 	case path == "", kind == "network" && path == guestNetwork:
-		return nil
+		return kind, nil
 	case path == podSource && (kind == "ipc" || kind == "uts"):
 		path, err = at.pod.Namespace(kind)
 	case isContainer && kind == "pid":
@@ -300,9 +329,9 @@ func confineNamespace(ns object, at places) error {
 		err = fmt.Errorf("path %.300q of type %.100q: %w", path, kind, errSpec)
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
-	return ns.set("path", path)
+	return kind, ns.set("path", path)
 }
 
 // confineProcess checks an OCI process object for exec, and gives it back with

@@ -73,6 +73,35 @@ func TestConfinePod(t *testing.T) {
 	}
 }
 
+// TestConfineNamespaces: a time namespace is the agent's to make, and one of
+// users needs one with a path beside it.
+func TestConfineNamespaces(t *testing.T) {
+	const network = `{"path":"/proc/self/ns/net","type":"network"}`
+	for _, tt := range []struct {
+		linux, want string
+		clocks      clocks
+	}{
+		{`"namespaces":[{"type":"pid"},{"type":"time"}],"timeOffsets":{"monotonic":{"secs":-7},"boottime":{"secs":3,"nanosecs":5}}`,
+			`{"type":"pid"}`, clocks("boottime 3 5\nmonotonic -7 0\n")},
+		{`"namespaces":[{"type":"time"},{"type":"pid"}]`, `{"type":"pid"}`, clocks{}},
+		{`"namespaces":[{"type":"pid"}],"timeOffsets":{"boottime":{"secs":3}}`, `{"type":"pid"}`, nil},
+		{`"namespaces":[{"type":"user"}]`, `{"type":"user"},` + network, nil},
+		{`"namespaces":[` + network + `,{"type":"user"}]`, network + `,{"type":"user"}`, nil},
+	} {
+		got, err := confine(`{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{` + tt.linux + `}}`)
+		if err != nil {
+			t.Errorf("%s: %v", tt.linux, err)
+			continue
+		}
+		if !strings.Contains(string(got.config), `"linux":{"cgroupsPath":"/vc/c","namespaces":[`+tt.want+`]}`) {
+			t.Errorf("%s: got %s", tt.linux, got.config)
+		}
+		if string(got.clocks) != string(tt.clocks) || (got.clocks == nil) != (tt.clocks == nil) {
+			t.Errorf("%s: clocks %q", tt.linux, got.clocks)
+		}
+	}
+}
+
 func TestConfineSpecRefuses(t *testing.T) {
 	for name, config := range map[string]string{
 		"no JSON":             `{`,
@@ -99,6 +128,10 @@ func TestConfineSpecRefuses(t *testing.T) {
 		"network of the pod":  `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"network","path":"pod"}]}}`,
 		"ipc of a container":  `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"ipc","path":"container/c"}]}}`,
 		"bind of shm":         bind(`{"type":"bind","source":"pod/shm"}`),
+		"time namespace":      `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"time","path":"/proc/1/ns/time"}]}}`,
+		"a clock":             `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"time"}],"timeOffsets":{"realtime":{"secs":1}}}}`,
+		"a clock of nothing":  `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"timeOffsets":{"boottime":null}}}`,
+		"lines of a clock":    `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"timeOffsets":{"boottime 1 1\nmonotonic":{"secs":1}}}}`,
 		"mount namespace":     `{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"namespaces":[{"type":"mount","path":"/proc/1/ns/mnt"}]}}`,
 	} {
 		if _, err := confine(config); !errors.Is(err, errSpec) {

@@ -206,6 +206,7 @@ func execCases() []testCase {
 		{name: "exec-preserve-fds", steps: []step{start, exec("--preserve-fds", "1", "ID", "true")}},
 		{name: "exec-output-large", steps: []step{start, run("seq 1 100000")}},
 		{name: "exec-user-namespace", options: []testenv.Option{userNamespace(65536)}, prepare: forUserNamespace, steps: []step{start, run("id -u; touch /tmp/e; ls -ln /tmp | cut -c1-30; grep ^Cap /proc/self/status")}},
+		{name: "exec-user-namespace-created", options: []testenv.Option{userNamespace(65536)}, prepare: forUserNamespace, steps: []step{run("id -u; grep ^CapEff /proc/self/status; readlink /proc/self/ns/user | cut -c1-6"), start, run("id -u")}, short: true},
 		{name: "exec-cgroup", steps: []step{start, exec("--cgroup", "/", "ID", "true"), exec("--cgroup", "/nope", "ID", "true")}},
 	}
 }

@@ -25,9 +25,6 @@ const (
 	noCgroup2     = "has no counterpart in cgroup v2, which the guest uses"
 	hostDevices   = "names the host's devices: for the host's cgroup, where the file server does the I/O"
 	ownCPUs       = "numbers the host's: for the host's cgroup of a container with a VM of its own, whose threads are in it; without an effect in a pod"
-	// The first process in the pid namespace forks to enter the time namespace
-	// and ends, and the pid namespace with it.
-	noTimeNamespace = "the guest's runtime (crun 1.8) cannot make a time namespace together with a pid namespace"
 )
 
 // fields is the table, in the order of the specification's structures. It is
@@ -123,7 +120,7 @@ var fields = []field{
 	{"linux.memoryPolicy", dropped, "names the host's memory nodes; the guest has one"},
 	{"linux.personality.domain", carried, ""},
 	{"linux.personality.flags", carried, ""},
-	{"linux.timeOffsets", refused, noTimeNamespace},
+	{"linux.timeOffsets", carried, "added to the guest's clocks, which start with its virtual machine"},
 
 	{"linux.resources.devices", mapped, "rules are checked; a missing access means rwm; rules for block devices of the host apply to those that are plugged"},
 	{"linux.resources.devices[].allow", carried, ""},

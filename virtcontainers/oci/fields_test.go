@@ -148,9 +148,6 @@ func TestRefused(t *testing.T) {
 		"mounts[0].uidMappings": func(s *specs.Spec) { s.Mounts[0].UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
 		"mounts[0].gidMappings": func(s *specs.Spec) { s.Mounts[0].GIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
 		"linux.netDevices":      func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} },
-		"linux.timeOffsets": func(s *specs.Spec) {
-			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1}}
-		},
 		"linux.seccomp.listenerPath": func(s *specs.Spec) {
 			s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/run/x"}
 		},
@@ -252,7 +249,7 @@ SELinux labels are left out, ` + "`idmap` and `remount`" + ` refused. Over /proc
 | cgroup | always new, whether the bundle has none or a path |
 | mount | always new; a path is refused |
 | user | new, with the bundle's mappings; a path is left out |
-| time | refused |
+| time | new, with the bundle's offsets to the guest's clocks; a path is refused |
 
 ## Devices
 

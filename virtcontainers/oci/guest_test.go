@@ -181,6 +181,13 @@ func TestLinux(t *testing.T) {
 	seccomp := func(p specs.LinuxSeccomp) func(*specs.Spec) {
 		return func(s *specs.Spec) { s.Linux.Seccomp = &p }
 	}
+	time := specs.LinuxNamespace{Type: specs.TimeNamespace}
+	offsets := func(clock string, nanosecs uint32, ns ...specs.LinuxNamespace) func(*specs.Spec) {
+		return func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, ns...)
+			s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{clock: {Secs: -1, Nanosecs: nanosecs}}
+		}
+	}
 	unified := func(file string) func(*specs.Spec) {
 		return func(s *specs.Spec) { s.Linux.Resources.Unified = map[string]string{file: "1"} }
 	}
@@ -193,7 +200,11 @@ func TestLinux(t *testing.T) {
 		{"no linux", func(s *specs.Spec) { s.Linux = nil }, ""},
 		{"twice", add(specs.LinuxNamespace{Type: "pid"}), `malformed spec file: duplicated ns {"pid" ""}`},
 		{"unknown", add(specs.LinuxNamespace{Type: "foo"}), `namespace {"foo" ""} does not exist`},
-		{"time", add(specs.LinuxNamespace{Type: "time"}), "cannot make a time namespace"},
+		{"time", offsets("boottime", 1, time), ""},
+		{"time path", add(specs.LinuxNamespace{Type: "time", Path: "/proc/1/ns/time"}), "linux.namespaces[6].path: a time namespace of the host cannot be joined"},
+		{"time without namespace", offsets("boottime", 1), "time namespace offsets specified, but time namespace isn't enabled in the config"},
+		{"clock", offsets("realtime", 1, time), "linux.timeOffsets.realtime: unknown clock, expected boottime or monotonic"},
+		{"nanoseconds", offsets("monotonic", 1e9, time), "linux.timeOffsets.monotonic.nanosecs: 1000000000: expected less than 1000000000"},
 		{"user", add(specs.LinuxNamespace{Type: "user"}), "User namespaces enabled, but no uid mappings found."},
 		{"mount path", func(s *specs.Spec) {
 			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: "mount", Path: "/proc/1/ns/mnt"}}

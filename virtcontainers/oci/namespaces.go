@@ -59,6 +59,9 @@ func (t *translation) mapNamespaces(dst, src *specs.Linux) error {
 		}
 	}
 	t.reportNamespaces(src.Namespaces, dst.Namespaces, shared)
+	if err := t.mapTime(dst, src, list[specs.TimeNamespace].any); err != nil {
+		return err
+	}
 	if err := t.mapUser(dst, src, list[specs.UserNamespace].any); err != nil {
 		return err
 	}
@@ -115,7 +118,9 @@ func (t *translation) readNamespaces(list []specs.LinuxNamespace) (map[specs.Lin
 				return nil, fmt.Errorf("%s.path: a mount namespace of the host cannot be joined", field)
 			}
 		case specs.TimeNamespace:
-			return nil, fmt.Errorf("%s: %s", field, noTimeNamespace)
+			if ns.Path != "" {
+				return nil, fmt.Errorf("%s.path: a time namespace of the host cannot be joined", field)
+			}
 		case specs.NetworkNamespace: // the VM's network is made from it
 		case specs.UserNamespace, specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace:
 		default:
@@ -123,6 +128,30 @@ func (t *translation) readNamespaces(list []specs.LinuxNamespace) (map[specs.Lin
 		}
 	}
 	return found, nil
+}
+
+// clocks are those that a time namespace can set off (time_namespaces(7)).
+var clocks = map[string]bool{"monotonic": true, "boottime": true}
+
+// mapTime gives the container a time namespace of its own. The agent makes it
+// and takes it out of the specification that the guest's runtime gets.
+func (t *translation) mapTime(dst, src *specs.Linux, asked bool) error {
+	if !asked && len(src.TimeOffsets) > 0 {
+		return errors.New("time namespace offsets specified, but time namespace isn't enabled in the config") // the text of runc 1.2
+	}
+	for _, clock := range slices.Sorted(maps.Keys(src.TimeOffsets)) {
+		field := "linux.timeOffsets." + clock
+		if !clocks[clock] {
+			return fmt.Errorf("%s: unknown clock, expected boottime or monotonic", field)
+		}
+		if n := src.TimeOffsets[clock].Nanosecs; n >= 1e9 {
+			return fmt.Errorf("%s.nanosecs: %d: expected less than 1000000000", field, n)
+		}
+	}
+	if asked {
+		dst.Namespaces = append(dst.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	}
+	return nil
 }
 
 func (t *translation) mapUser(dst, src *specs.Linux, asked bool) error {
