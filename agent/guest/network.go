@@ -208,6 +208,9 @@ func (s *setup) makeInterface(i *api.Interface) error {
 	if err := s.c.do(unix.RTM_SETLINK, 0, body); err != nil {
 		return fmt.Errorf("set MTU %d and hardware address %s: %w", i.Mtu, net.HardwareAddr(i.Mac), err)
 	}
+	if err := useQueues(i.Name); err != nil {
+		return err
+	}
 	for _, a := range i.Addresses {
 		if err := s.c.do(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, addressBody(l, a)); err != nil {
 			return fmt.Errorf("add address %s/%d: %w", net.IP(a.Ip), a.Prefix, err)

@@ -2,10 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"github.com/urfave/cli/v2"
+
+	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
 )
 
 // minSpec is the oldest specification that is understood.
@@ -58,6 +61,8 @@ func supported() *features.Features {
 		Annotations: map[string]string{
 			"io.vc-runtime.version": version,
 			"io.vc-runtime.commit":  commitText(),
+			// Whether this host's kernel can carry the packets of machines; only root may ask it.
+			"io.vc-runtime.vhost-net.enabled": strconv.FormatBool(network.CheckVhost() == nil),
 			// Callers ask by runc's name whether they may checkpoint.
 			"org.opencontainers.runc.checkpoint.enabled": "false",
 		},

@@ -1,8 +1,5 @@
 // Package hypervisor tests the drivers of package hypervisor with real guests.
-//
-//	VC_GUEST_DIR  folder of the guest image; build/guest if unset
-//	VC_QEMU       path of QEMU; found in PATH if unset
-//	VC_VIRTIOFSD  path of the file server; Debian's if unset
+// Package testenv/machine says what is to be there.
 package hypervisor
 
 import (
@@ -10,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,11 +17,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vc-runtime/vc-runtime/agent/guestimage"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/hypertest"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
 	"github.com/vc-runtime/vc-runtime/state"
+	fixture "github.com/vc-runtime/vc-runtime/tests/testenv/machine"
 )
 
 // ownerEnv makes this program the owner of a machine that TestOwnerKilled
@@ -140,7 +136,7 @@ func TestOwnerKilled(t *testing.T) {
 // own starts a machine, prints QEMU's pid and waits to be killed. The thread
 // that called Start ends first: QEMU must not mind.
 func own() int {
-	cfg, err := config()
+	cfg, _, err := fixture.Find()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -193,75 +189,15 @@ func TestProbeAccel(t *testing.T) {
 // there is no guest image.
 func machine(t testing.TB) hypervisor.Config {
 	t.Helper()
-	cfg, err := config()
-	if err != nil {
-		t.Skipf("NOT RUN: needs a virtual machine: %v", err)
-	}
+	cfg, _ := fixture.Config(t)
 	return cfg
-}
-
-func config() (hypervisor.Config, error) {
-	image, err := guestimage.Load(env("VC_GUEST_DIR", "../../build/guest"))
-	if err != nil {
-		return hypervisor.Config{}, err
-	}
-	binary := os.Getenv("VC_QEMU")
-	if binary == "" {
-		if binary, err = exec.LookPath("qemu-system-x86_64"); err != nil {
-			return hypervisor.Config{}, err
-		}
-	}
-	kernel, err := filepath.Abs(image.KernelPath())
-	if err != nil {
-		return hypervisor.Config{}, err
-	}
-	initrd, err := filepath.Abs(image.InitrdPath())
-	if err != nil {
-		return hypervisor.Config{}, err
-	}
-	return hypervisor.Config{
-		Name: "test", Binary: binary, Accel: hypervisor.AccelTCG,
-		CPUs: 1, MaxCPUs: 3, MemoryMiB: 256, MaxMemoryMiB: 1024,
-		Kernel: kernel, Initrd: initrd, HotplugSlots: 3,
-	}, nil
 }
 
 // serveFiles starts a file server for an empty folder and gives a connection
 // to it.
 func serveFiles(t *testing.T) *os.File {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "share"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	address := &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unix"}
-	l, err := net.ListenUnix("unix", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	listening, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listening.Close()
-	server := exec.Command(env("VC_VIRTIOFSD", "/usr/lib/qemu/virtiofsd"), "--fd=3", "-f",
-		"-o", "source="+filepath.Join(dir, "share"), "--rlimit-nofile=0", "-o", "log_level=err")
-	server.ExtraFiles = []*os.File{listening}
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
-	conn, err := net.DialUnix("unix", nil, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	socket, err := conn.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return socket
+	return fixture.ServeFiles(t, t.TempDir())
 }
 
 func socketpair(t *testing.T) (a, b *os.File) {
@@ -286,11 +222,4 @@ func limit(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-func env(name, otherwise string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return otherwise
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,9 +14,9 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/client"
-	"github.com/vc-runtime/vc-runtime/agent/guestimage"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
+	fixture "github.com/vc-runtime/vc-runtime/tests/testenv/machine"
 )
 
 // slots is how many devices can be plugged.
@@ -36,28 +35,10 @@ func (m machine) Done() <-chan struct{} { return m.VM.Done() }
 // boot starts a guest; the test is skipped where there is no image of one.
 func boot(t *testing.T, cpus int) machine {
 	t.Helper()
-	image, err := guestimage.Load(env("VC_GUEST_DIR", "../../build/guest"))
-	if err != nil {
-		t.Skipf("NOT RUN: needs a virtual machine: %v", err)
-	}
-	binary, err := exec.LookPath(env("VC_QEMU", "qemu-system-x86_64"))
-	if err != nil {
-		t.Skipf("NOT RUN: needs a virtual machine: %v", err)
-	}
-	kernel, err := filepath.Abs(image.KernelPath())
-	if err != nil {
-		t.Fatal(err)
-	}
-	initrd, err := filepath.Abs(image.InitrdPath())
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg, image := fixture.Config(t)
+	cfg.CPUs, cfg.MaxCPUs, cfg.MaxMemoryMiB, cfg.HotplugSlots = cpus, cpus, cfg.MemoryMiB, slots
 	begun := time.Now()
-	vm, err := qemu.Driver{}.Start(limit(t), hypervisor.Config{
-		Name: "test", Binary: binary, Accel: hypervisor.AccelTCG,
-		CPUs: cpus, MaxCPUs: cpus, MemoryMiB: 256, MaxMemoryMiB: 256,
-		Kernel: kernel, Initrd: initrd, HotplugSlots: slots,
-	})
+	vm, err := qemu.Driver{}.Start(limit(t), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +167,7 @@ func serveBusybox(t *testing.T) *os.File {
 	if err := os.WriteFile(filepath.Join(bin, "sh"), program, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, applet := range []string{"sleep", "ip", "ping", "nc", "sha256sum"} {
+	for _, applet := range []string{"sleep", "ip", "ls", "ping", "nc", "sha256sum"} {
 		if err := os.Link(filepath.Join(bin, "sh"), filepath.Join(bin, applet)); err != nil {
 			t.Fatal(err)
 		}
@@ -196,34 +177,7 @@ func serveBusybox(t *testing.T) *os.File {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the peer: %v: %s", err, out)
 	}
-	address := &net.UnixAddr{Name: filepath.Join(dir, "s"), Net: "unix"}
-	l, err := net.ListenUnix("unix", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	listening, err := l.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listening.Close()
-	server := exec.Command(env("VC_VIRTIOFSD", "/usr/lib/qemu/virtiofsd"), "--fd=3", "-f",
-		"-o", "source="+filepath.Join(dir, "share"), "--rlimit-nofile=0", "-o", "log_level=err")
-	server.ExtraFiles = []*os.File{listening}
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
-	conn, err := net.DialUnix("unix", nil, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	socket, err := conn.File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return socket
+	return fixture.ServeFiles(t, filepath.Join(dir, "share"))
 }
 
 // limit bounds one step, emulated on a busy machine.
@@ -231,11 +185,4 @@ func limit(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-func env(name, otherwise string) string {
-	if v := os.Getenv(name); v != "" {
-		return v
-	}
-	return otherwise
 }

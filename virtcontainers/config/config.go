@@ -21,6 +21,7 @@ const DefaultFile = "/etc/vc-runtime/config.toml"
 type Config struct {
 	Runtime    Runtime
 	Hypervisor Hypervisor
+	Network    Network
 	Share      Share
 }
 
@@ -111,6 +112,30 @@ type Hypervisor struct {
 	CacheDir string
 }
 
+// NetworkMode is how packets get from an interface to a machine.
+type NetworkMode string
+
+const (
+	NetworkTC      NetworkMode = "tc"      // a tap, and traffic control
+	NetworkMacvtap NetworkMode = "macvtap" // a macvtap in the mode passthru
+)
+
+// VhostUse is whether the host's kernel carries the packets.
+type VhostUse string
+
+const (
+	VhostAuto VhostUse = "auto" // where it can, else the hypervisor does
+	VhostOff  VhostUse = "off"
+)
+
+// Network is the table [network].
+type Network struct {
+	Mode NetworkMode
+	// Queues is the most that an interface has; with fewer vCPUs it is theirs.
+	Queues int
+	Vhost  VhostUse
+}
+
 // Values of Share.Cache: how long the guest may rely on what it knows of files.
 const (
 	CacheAuto   = "auto"
@@ -149,7 +174,8 @@ func Default() *Config {
 			Channel:      ChannelAuto,
 			CacheDir:     "/var/cache/vc-runtime",
 		},
-		Share: Share{Cache: CacheAuto},
+		Network: Network{Mode: NetworkTC, Queues: 8, Vhost: VhostAuto},
+		Share:   Share{Cache: CacheAuto},
 	}
 }
 

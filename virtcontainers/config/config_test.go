@@ -84,6 +84,10 @@ boot_timeout = "6s"
 template = "off"
 channel = "serial"
 cache_dir = "/c"
+[network]
+mode = "macvtap"
+queues = 3
+vhost = "off"
 [share]
 virtiofsd = "/v"
 cache = "never"
@@ -104,7 +108,8 @@ anything = { goes = 1 }
 			CPUs: 3, Memory: 2 * GiB, Sizing: SizingStatic, MaxCPUs: 7, MaxMemory: 3 * GiB, MemoryOverhead: 500 * MiB, HotplugSlots: 4, BootTimeout: Seconds(6),
 			Template: TemplateOff, Channel: ChannelSerial, CacheDir: "/c",
 		},
-		Share: Share{Virtiofsd: "/v", Cache: CacheNever},
+		Network: Network{Mode: NetworkMacvtap, Queues: 3, Vhost: VhostOff},
+		Share:   Share{Virtiofsd: "/v", Cache: CacheNever},
 	}
 	if diff := cmp.Diff(want, c, cmp.AllowUnexported(Duration{})); diff != "" {
 		t.Error(diff)
@@ -152,12 +157,15 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		{"hypervisor", `cache_dir = ""`, `hypervisor.cache_dir = "": expected an absolute path`},
 		{"hypervisor", `cache_dir = "cache"`, `hypervisor.cache_dir = "cache": expected an absolute path`},
 		{"hypervisor", `qemu = "qemu"`, `hypervisor.qemu = "qemu"` + aPath},
+		{"network", `mode = "bridge"`, `network.mode = "bridge": expected "tc" or "macvtap"`},
+		{"network", `queues = 0`, `network.queues = 0: expected a number from 1 to 255`},
+		{"network", `vhost = "on"`, `network.vhost = "on": expected "auto" or "off"`},
 		{"share", `virtiofsd = "./x"`, `share.virtiofsd = "./x"` + aPath},
 		{"share", `virtiofsd = "/x\u0000"`, `share.virtiofsd = "/x\x00"` + aPath},
 		{"share", `cache = "a\nb"`, `share.cache = "a\nb": expected "auto" or "always" or "never"`},
 		{"share", `cash = "auto"`, `unknown key share.cash: expected cache, virtiofsd`},
 		{"share", `Cache = "auto"`, `unknown key share.Cache: expected cache, virtiofsd`},
-		{"hypervizor", `cpus = 1`, `unknown key hypervizor: expected the tables hypervisor, image, runtime, share`},
+		{"hypervizor", `cpus = 1`, `unknown key hypervizor: expected the tables hypervisor, image, network, runtime, share`},
 	} {
 		_, err := Parse("[" + c.table + "]\n" + c.line)
 		if err == nil || err.Error() != c.want {
@@ -168,7 +176,7 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		"runtime = 3":                       "runtime = 3: expected a table",
 		"image = 3":                         "image = 3: expected a table",
 		"[[share]]":                         "share = [map[]]: expected a table",
-		"cpus = 2":                          "unknown key cpus: expected the tables hypervisor, image, runtime, share",
+		"cpus = 2":                          "unknown key cpus: expected the tables hypervisor, image, network, runtime, share",
 		"[runtime":                          "line 1: ",
 		"[share]\ncache = \"x":              "line 2: ",
 		"[share]\na = 1\na = 2":             "line 3: ",

@@ -28,7 +28,7 @@ type value struct {
 
 // keys lists all keys of the file, with their places in c.
 func (c *Config) keys() []key {
-	r, h, s := &c.Runtime, &c.Hypervisor, &c.Share
+	r, h, n, s := &c.Runtime, &c.Hypervisor, &c.Network, &c.Share
 	return []key{
 		{"runtime.stop_grace", grace(&r.StopGrace)},
 		{"runtime.on_term", oneOf(&r.OnTerm, OnTermStop, OnTermSignal)},
@@ -55,6 +55,10 @@ func (c *Config) keys() []key {
 		{"hypervisor.template", oneOf(&h.Template, TemplateAuto, TemplateOff)},
 		{"hypervisor.channel", oneOf(&h.Channel, ChannelAuto, ChannelVsock, ChannelSerial)},
 		{"hypervisor.cache_dir", folder(&h.CacheDir)},
+
+		{"network.mode", oneOf(&n.Mode, NetworkTC, NetworkMacvtap)},
+		{"network.queues", number(&n.Queues, 1, 255)},
+		{"network.vhost", oneOf(&n.Vhost, VhostAuto, VhostOff)},
 
 		{"share.virtiofsd", path(&s.Virtiofsd)},
 		{"share.cache", oneOf(&s.Cache, CacheAuto, CacheAlways, CacheNever)},

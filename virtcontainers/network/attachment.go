@@ -26,6 +26,23 @@ var (
 	ErrBusy = errors.New("interface is in use")
 )
 
+// Mode is how packets get from an interface to the VM.
+type Mode string
+
+const (
+	ModeTC      Mode = "tc"      // a tap beside it, and traffic control
+	ModeMacvtap Mode = "macvtap" // a macvtap on it, in the mode passthru
+)
+
+// Options are about how a namespace is connected.
+type Options struct {
+	Mode Mode
+	// Queues is how many each interface has, each way; at least one.
+	Queues int
+	// Vhost has the host's kernel carry the packets where it can, see CheckVhost.
+	Vhost bool
+}
+
 // Machine is a VM, as far as this package is concerned.
 type Machine interface {
 	PlugNIC(ctx context.Context, nic hypervisor.NIC) (hypervisor.Device, error)
@@ -39,8 +56,8 @@ type Guest interface {
 // Attachment is a network namespace that is connected to a VM. Its methods may
 // be called from any goroutine; they wait for each other.
 type Attachment struct {
-	netns  *os.File
-	queues int
+	netns *os.File
+	opts  Options
 	// busy holds one token; who has it may use what follows.
 	busy chan struct{}
 
@@ -55,20 +72,23 @@ type endpoint struct {
 	name      string
 	deviceMAC net.HardwareAddr // by which the guest knows the device
 	tap       *tap
+	vhost     bool
 	device    hypervisor.Device // nil until it is plugged
 }
 
 // Attach makes a tap for each interface that is in the namespace now, and
-// connects the two. The VM, which may not run yet, gets them with Sync. queues is
-// its number of vCPUs: each gets a queue of its own. A namespace without
-// interfaces is fine. On an error nothing is left behind. The caller keeps
-// netns.
-func Attach(ctx context.Context, netns *os.File, queues int) (*Attachment, error) {
+// connects the two. The VM, which may not run yet, gets them with Sync. A
+// namespace without interfaces is fine. On an error nothing is left behind. The
+// caller keeps netns.
+func Attach(ctx context.Context, netns *os.File, opts Options) (*Attachment, error) {
+	if opts.Mode != ModeTC && opts.Mode != ModeMacvtap || opts.Queues < 1 {
+		return nil, fmt.Errorf("attach network: mode %q with %d queues: expected %q or %q, and one at least", opts.Mode, opts.Queues, ModeTC, ModeMacvtap)
+	}
 	own, err := duplicate(netns)
 	if err != nil {
 		return nil, fmt.Errorf("attach network: %w", err)
 	}
-	a := &Attachment{netns: own, queues: max(1, queues), busy: make(chan struct{}, 1)}
+	a := &Attachment{netns: own, opts: opts, busy: make(chan struct{}, 1)}
 	a.busy <- struct{}{}
 	if err := a.refresh(ctx); err != nil {
 		return nil, fmt.Errorf("attach network: %w", errors.Join(err, a.Close(context.WithoutCancel(ctx))))
@@ -137,6 +157,26 @@ func (a *Attachment) Close(ctx context.Context) error {
 	return nil
 }
 
+// Endpoint says how an interface of the namespace is connected.
+type Endpoint struct {
+	Name   string
+	Mode   Mode
+	Queues int
+	// Vhost is set where the host's kernel carries the packets.
+	Vhost bool
+}
+
+// Endpoints lists what is connected, or about to be.
+func (a *Attachment) Endpoints() []Endpoint {
+	<-a.busy
+	defer func() { a.busy <- struct{}{} }()
+	var list []Endpoint
+	for _, e := range a.endpoints {
+		list = append(list, Endpoint{Name: e.name, Mode: a.opts.Mode, Queues: a.opts.Queues, Vhost: e.vhost})
+	}
+	return list
+}
+
 // Connected reports whether the namespace has interfaces that are, or were to
 // be, connected to the VM.
 func (a *Attachment) Connected() bool {
@@ -172,17 +212,36 @@ func (a *Attachment) refresh(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			tap, err := connect(h, i, a.queues)
+			tap, err := a.connect(ctx, h, i)
 			if err != nil {
 				return fmt.Errorf("interface %s: %w", i.config.Name, err)
 			}
 			a.endpoints = append(a.endpoints, &endpoint{
-				index: i.index, name: i.config.Name, deviceMAC: a.freeMAC(i.config.Mac), tap: tap,
+				index: i.index, name: i.config.Name, deviceMAC: a.freeMAC(i.config.Mac), tap: tap, vhost: len(tap.vhost) > 0,
 			})
 		}
 		a.found = t
 		return nil
 	})
+}
+
+// connect makes what an interface is to be connected with.
+func (a *Attachment) connect(ctx context.Context, h *netlink.Handle, i *netInterface) (t *tap, err error) {
+	switch a.opts.Mode {
+	case ModeMacvtap:
+		t, err = connectMacvtap(ctx, a.netns, h, i, a.opts.Queues)
+	default:
+		t, err = connectTap(h, i, a.opts.Queues)
+	}
+	if err != nil || !a.opts.Vhost || CheckVhost() != nil {
+		return t, err
+	}
+	// The device's owner may have changed its mind, but a host that is out of
+	// files or memory is an error.
+	if t.vhost, err = openVhosts(vhostNet, a.opts.Queues); err != nil {
+		return nil, errors.Join(err, t.remove(h), removeRedirect(h, i.index))
+	}
+	return t, nil
 }
 
 func (a *Attachment) endpoint(index int) *endpoint {
@@ -243,8 +302,11 @@ func (e *endpoint) plug(ctx context.Context, vm Machine) error {
 }
 
 func (e *endpoint) disconnect(h *netlink.Handle) error {
-	e.tap.closeFiles()
-	return errors.Join(removeTap(h, e.tap), removeRedirect(h, e.index))
+	err := e.tap.remove(h)
+	if e.tap.home == nil {
+		err = errors.Join(err, removeRedirect(h, e.index))
+	}
+	return err
 }
 
 // request is what the guest is to be told.

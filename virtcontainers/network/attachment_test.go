@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 	mac1 = "02:00:00:00:00:11"
 )
 
-// ownerEnv makes this program the monitor that TestOwnerKilled kills.
+// ownerEnv makes this program the monitor that tests kill; its value is the mode.
 const ownerEnv = "VC_TEST_OWNER"
 
 func TestMain(m *testing.M) {
@@ -50,7 +51,12 @@ func pod(t *testing.T) (ns, outside *os.File) {
 
 func attach(t *testing.T, ns *os.File, queues int) *Attachment {
 	t.Helper()
-	a, err := Attach(t.Context(), ns, queues)
+	return attachWith(t, ns, Options{Mode: ModeTC, Queues: queues})
+}
+
+func attachWith(t *testing.T, ns *os.File, opts Options) *Attachment {
+	t.Helper()
+	a, err := Attach(t.Context(), ns, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,10 +128,21 @@ func checkTaps(t *testing.T, ns *os.File, names []string) {
 	})
 }
 
-// Frames go both ways between the tap and the peer of the interface.
+// Frames go both ways between the tap and the peer of the interface: those to the
+// guest's address, to all, and to a group that only the guest knows to be in.
 func TestFramesPass(t *testing.T) {
+	for _, mode := range []Mode{ModeTC, ModeMacvtap} {
+		t.Run(string(mode), func(t *testing.T) {
+			for _, to := range []string{mac1, "ff:ff:ff:ff:ff:ff", "33:33:ff:12:34:56"} {
+				framesPass(t, mode, to)
+			}
+		})
+	}
+}
+
+func framesPass(t *testing.T, mode Mode, to string) {
 	ns, outside := pod(t)
-	a := attach(t, ns, 1)
+	a := attachWith(t, ns, Options{Mode: mode, Queues: 1})
 	tap := a.endpoints[1].tap.queues[0]
 	fd := -1
 	in(t, outside, func(h *netlink.Handle) (err error) {
@@ -147,7 +164,7 @@ func TestFramesPass(t *testing.T) {
 	}
 
 	const vnetHeader = 10 // struct virtio_net_hdr of linux/virtio_net.h
-	frame := frameWith("from the guest")
+	frame := frameWith("ff:ff:ff:ff:ff:ff", "from the guest")
 	if _, err := tap.Write(append(make([]byte, vnetHeader), frame...)); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +174,7 @@ func TestFramesPass(t *testing.T) {
 		t.Fatalf("outside: %q, %v", buf[:n], err)
 	}
 
-	frame = frameWith("to the guest")
+	frame = frameWith(to, "to the guest")
 	if _, err := peer.Write(frame); err != nil {
 		t.Fatal(err)
 	}
@@ -174,14 +191,15 @@ func TestFramesPass(t *testing.T) {
 	select {
 	case <-got:
 	case <-time.After(5 * time.Second):
-		t.Fatal("nothing comes in on the tap")
+		t.Fatalf("nothing comes in on the tap, to %s", to)
 	}
 }
 
 const testEtherType = 0x88b5 // for experiments (IEEE 802)
 
-func frameWith(text string) []byte {
-	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, 2, 0, 0, 0, 0, 9, testEtherType>>8, testEtherType&0xff)
+func frameWith(to, text string) []byte {
+	mac, _ := net.ParseMAC(to)
+	frame := append(slices.Clip([]byte(mac)), 2, 0, 0, 0, 0, 9, testEtherType>>8, testEtherType&0xff)
 	return append(frame, fmt.Sprintf("%-60s", text)...)
 }
 
@@ -207,7 +225,7 @@ func TestNothingToAttach(t *testing.T) {
 func TestBusy(t *testing.T) {
 	ns, _ := pod(t)
 	attach(t, ns, 1)
-	if _, err := Attach(t.Context(), ns, 1); !errors.Is(err, ErrBusy) {
+	if _, err := Attach(t.Context(), ns, Options{Mode: ModeTC, Queues: 1}); !errors.Is(err, ErrBusy) {
 		t.Errorf("second attachment: %v", err)
 	}
 	if len(taps(t, ns)) != 2 || target(t, ns, "eth0") == "" {
@@ -224,7 +242,7 @@ func TestBusy(t *testing.T) {
 			LinkIndex: link.Attrs().Index, Handle: ingressHandle, Parent: netlink.HANDLE_CLSACT,
 		}})
 	})
-	if _, err := Attach(t.Context(), ns, 1); !errors.Is(err, ErrBusy) {
+	if _, err := Attach(t.Context(), ns, Options{Mode: ModeTC, Queues: 1}); !errors.Is(err, ErrBusy) {
 		t.Errorf("clsact: %v", err)
 	}
 	if left := taps(t, ns); len(left) > 0 || hasIngress(t, ns, "eth0") {
@@ -242,7 +260,7 @@ func TestUnsupported(t *testing.T) {
 			}
 			return h.LinkSetUp(tun)
 		})
-		if _, err := Attach(t.Context(), ns, 1); !errors.Is(err, ErrUnsupported) {
+		if _, err := Attach(t.Context(), ns, Options{Mode: ModeTC, Queues: 1}); !errors.Is(err, ErrUnsupported) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -254,7 +272,7 @@ func TestUnsupported(t *testing.T) {
 			}
 			r.LinkIndex, r.Scope = 0, netlink.SCOPE_UNIVERSE
 		})
-		if _, err := Attach(t.Context(), ns, 1); !errors.Is(err, ErrUnsupported) {
+		if _, err := Attach(t.Context(), ns, Options{Mode: ModeTC, Queues: 1}); !errors.Is(err, ErrUnsupported) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -440,24 +458,11 @@ func TestRequest(t *testing.T) {
 // A monitor that is killed leaves nothing that the next one minds.
 func TestOwnerKilled(t *testing.T) {
 	ns, _ := pod(t)
-	owner := exec.Command("/proc/self/exe")
-	owner.Env = append(os.Environ(), ownerEnv+"=1")
-	owner.Stderr = os.Stderr
-	owner.ExtraFiles = []*os.File{ns}
-	out, err := owner.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	kill := startOwner(t, ns, ModeTC)
+	if during := taps(t, ns); len(during) != 2 {
+		t.Fatalf("taps %q", during)
 	}
-	if err := owner.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_, err = bufio.NewReader(out).ReadString('\n')
-	during := taps(t, ns)
-	owner.Process.Kill()
-	owner.Wait()
-	if err != nil || len(during) != 2 {
-		t.Fatalf("%v, taps %q", err, during)
-	}
+	kill()
 	if left := taps(t, ns); len(left) > 0 {
 		t.Errorf("taps are left: %q", left)
 	}
@@ -470,9 +475,35 @@ func TestOwnerKilled(t *testing.T) {
 	}
 }
 
+// startOwner has another process attach the namespace.
+func startOwner(t *testing.T, ns *os.File, mode Mode) (kill func()) {
+	t.Helper()
+	owner := exec.Command("/proc/self/exe")
+	owner.Env = append(os.Environ(), ownerEnv+"="+string(mode))
+	owner.Stderr = os.Stderr
+	owner.ExtraFiles = []*os.File{ns}
+	out, err := owner.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = sync.OnceFunc(func() {
+		owner.Process.Kill()
+		owner.Wait()
+	})
+	t.Cleanup(kill)
+	if _, err = bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	return kill
+}
+
 // own attaches the namespace that it is given and waits to be killed.
 func own() int {
-	if _, err := Attach(context.Background(), os.NewFile(3, "netns"), 1); err != nil {
+	opts := Options{Mode: Mode(os.Getenv(ownerEnv)), Queues: 1}
+	if _, err := Attach(context.Background(), os.NewFile(3, "netns"), opts); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

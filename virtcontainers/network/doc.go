@@ -10,14 +10,27 @@
 //
 //	bridge ── veth ── eth0 ⇄ vctap0 ── QEMU ── eth0 in the guest
 //
+// or, with ModeMacvtap, a macvtap on it, which takes all of its packets:
+//
+//	bridge ── veth ── eth0 ── macvtap ── QEMU ── eth0 in the guest
+//
 // The guest's interface has the name, the hardware address, the MTU, the
 // addresses, routes and permanent neighbours of the namespace's, so that to the
 // peer it is the same station. The namespace's own interface keeps all of that;
-// its addresses receive nothing any more.
+// its addresses receive nothing any more (under a macvtap, nothing but broadcasts
+// and multicasts, of which the guest gets a copy: the namespace's answers to ARP and
+// neighbour discovery are the same as the guest's).
 //
 // The filters are u32 with a key that matches everything, and mirred: the two
 // are there wherever traffic control is. Segmentation and checksums are left to
 // whoever is last (IFF_VNET_HDR): between two guests of a host nobody does them.
+// QEMU asks the tap for what the guest's driver takes (TUNSETOFFLOAD): checksums,
+// TSO for IPv4 and IPv6, with ECN; mirred and macvtap leave such packets whole.
+//
+// An interface has a queue for each vCPU, up to the number that is configured. The
+// guest's agent has the driver use all of them. Where the host has vhost-net,
+// its kernel carries the packets of each queue, else QEMU does, for all queues in one
+// thread.
 //
 // # What is not carried over
 //
@@ -27,6 +40,10 @@
 // is no Ethernet, routes with several gateways or an encapsulation.
 //
 // # What lives how long
+//
+// A macvtap lives in a network namespace of its own, which nothing holds but the
+// files that it was opened with and, for Close, the Attachment: so it goes with them
+// as a tap does, or with the interface that it is on. What stays is nothing.
 //
 // A tap lives as long as the files it was made with: those that QEMU has, and
 // until they are plugged ours. If the monitor is killed QEMU is, and the tap

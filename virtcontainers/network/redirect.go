@@ -14,9 +14,9 @@ const filterPriority = 0x7663
 // ingressHandle is that of every ingress qdisc, tc-style "ffff:".
 var ingressHandle = netlink.MakeHandle(0xffff, 0)
 
-// connect makes a tap and has traffic control hand packets from the interface
+// connectTap makes a tap and has traffic control hand packets from the interface
 // to it and back. On an error nothing is left.
-func connect(h *netlink.Handle, i *netInterface, queues int) (*tap, error) {
+func connectTap(h *netlink.Handle, i *netInterface, queues int) (*tap, error) {
 	if err := clearStale(h, i.index); err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// StrayTap is a tap that looks like one of ours but outlives who has it open.
+// StrayTap is a tap or macvtap that looks like one of ours but outlives who has it open.
 type StrayTap struct {
 	Name  string
 	netns string // path
@@ -20,7 +20,7 @@ type StrayTap struct {
 // netnsDir is where engines and ip(8) keep network namespaces.
 const netnsDir = "/run/netns"
 
-// StrayTaps looks for taps of ours that are persistent, in the caller's network
+// StrayTaps looks for taps of ours that are persistent, and macvtaps, in the caller's network
 // namespace and those in /run/netns. The runtime makes none: they would stay when
 // a machine dies.
 func StrayTaps(ctx context.Context) ([]StrayTap, error) {
@@ -57,8 +57,16 @@ func StrayTaps(ctx context.Context) ([]StrayTap, error) {
 }
 
 func isStray(l netlink.Link) bool {
-	t, ok := l.(*netlink.Tuntap)
-	return ok && t.Mode == netlink.TUNTAP_MODE_TAP && !t.NonPersist && strings.HasPrefix(t.Name, tapPrefix)
+	if !strings.HasPrefix(l.Attrs().Name, tapPrefix) {
+		return false
+	}
+	switch t := l.(type) {
+	case *netlink.Tuntap:
+		return t.Mode == netlink.TUNTAP_MODE_TAP && !t.NonPersist
+	case *netlink.Macvtap: // those of a machine are in namespaces without names
+		return true
+	}
+	return false
 }
 
 // Remove deletes the tap, if it still is what it was.

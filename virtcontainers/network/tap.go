@@ -14,12 +14,15 @@ import (
 // tapPrefix begins the names of our taps; the kernel adds a number.
 const tapPrefix = "vctap"
 
-// tap is a tap device. It lives as long as its queues are open somewhere.
+// tap is a tap or a macvtap. It lives as long as its queues are open somewhere.
 type tap struct {
 	name   string
 	index  int
 	queues []*os.File
 	vhost  []*os.File // one for each queue, or none
+	home   *os.File   // a macvtap's own network namespace; nil for a tap
+
+	removed bool
 }
 
 // openTap makes a tap in the namespace of the calling thread.
@@ -37,10 +40,6 @@ func openTap(h *netlink.Handle, queues int) (*tap, error) {
 		return nil, fmt.Errorf("find tap %s: %w", t.name, err)
 	}
 	t.index = link.Attrs().Index
-	if t.vhost, err = openVhost(queues); err != nil {
-		t.closeFiles()
-		return nil, err
-	}
 	return t, nil
 }
 
@@ -53,37 +52,26 @@ func (t *tap) addQueue(multi bool) error {
 		return &fs.PathError{Op: "open", Path: "/dev/net/tun", Err: err}
 	}
 	t.queues = append(t.queues, os.NewFile(uintptr(fd), "/dev/net/tun"))
-	req, err := unix.NewIfreq(t.name)
+	t.name, err = setFlags(t.queues[len(t.queues)-1], t.name, multi)
+	return err
+}
+
+// setFlags makes a file a queue that takes whole frames behind a header for
+// segmentation and checksums, as virtio has it.
+func setFlags(f *os.File, name string, multi bool) (given string, err error) {
+	req, err := unix.NewIfreq(name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if multi {
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	req.SetUint16(flags)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		return fmt.Errorf("TUNSETIFF: %w", err)
+	if err := unix.IoctlIfreq(int(f.Fd()), unix.TUNSETIFF, req); err != nil {
+		return "", fmt.Errorf("TUNSETIFF: %w", err)
 	}
-	t.name = req.Name()
-	return nil
-}
-
-// openVhost opens the kernel's virtio-net, where the host has it.
-func openVhost(queues int) ([]*os.File, error) {
-	var files []*os.File
-	for range queues {
-		fd, err := unix.Open("/dev/vhost-net", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
-			return nil, nil
-		}
-		if err != nil {
-			closeAll(files)
-			return nil, &fs.PathError{Op: "open", Path: "/dev/vhost-net", Err: err}
-		}
-		files = append(files, os.NewFile(uintptr(fd), "/dev/vhost-net"))
-	}
-	return files, nil
+	return req.Name(), nil
 }
 
 // bringUp makes the tap carry packets of up to mtu bytes. It gets no address of
@@ -122,8 +110,31 @@ func noAutoAddress(index int) error {
 	return err
 }
 
-// removeTap deletes the device, should somebody else have its queues still.
-func removeTap(h *netlink.Handle, t *tap) error {
+// remove closes our files and deletes the device, should somebody else have its
+// queues still. h is in the namespace of the interface that it was made for. A
+// second call does nothing.
+func (t *tap) remove(h *netlink.Handle) error {
+	t.closeFiles()
+	if t.removed {
+		return nil
+	}
+	var err error
+	if t.home == nil {
+		err = t.deleteLink(h)
+	} else {
+		err = inNamespace(t.home, t.deleteLink)
+	}
+	if err != nil {
+		return err
+	}
+	t.removed = true
+	if t.home != nil {
+		return t.home.Close()
+	}
+	return nil
+}
+
+func (t *tap) deleteLink(h *netlink.Handle) error {
 	link, err := h.LinkByName(t.name)
 	if isGone(err) || err == nil && link.Attrs().Index != t.index {
 		return nil

@@ -25,6 +25,7 @@ type topology struct {
 // netInterface is an interface that carries packets.
 type netInterface struct {
 	index  int
+	kind   string         // of the driver, as ip(8) has it
 	config *api.Interface // without DeviceMac
 }
 
@@ -49,7 +50,7 @@ func readTopology(h *netlink.Handle) (*topology, error) {
 	}
 	t := &topology{}
 	for _, link := range links {
-		i, err := describe(link.Attrs())
+		i, err := describe(link)
 		if err != nil {
 			return nil, fmt.Errorf("interface %s (%s): %w", link.Attrs().Name, link.Type(), err)
 		}
@@ -71,7 +72,8 @@ func readTopology(h *netlink.Handle) (*topology, error) {
 }
 
 // describe gives nil for an interface that the guest does not get.
-func describe(a *netlink.LinkAttrs) (*netInterface, error) {
+func describe(link netlink.Link) (*netInterface, error) {
+	a := link.Attrs()
 	switch {
 	case a.Flags&net.FlagLoopback != 0, a.Flags&net.FlagUp == 0, a.MasterIndex != 0,
 		strings.HasPrefix(a.Name, tapPrefix):
@@ -79,7 +81,7 @@ func describe(a *netlink.LinkAttrs) (*netInterface, error) {
 	case a.EncapType != "ether" || len(a.HardwareAddr) != 6:
 		return nil, fmt.Errorf("it is no Ethernet (%s): %w", a.EncapType, ErrUnsupported)
 	}
-	return &netInterface{index: a.Index, config: &api.Interface{
+	return &netInterface{index: a.Index, kind: link.Type(), config: &api.Interface{
 		Name: a.Name, Mac: a.HardwareAddr, Mtu: uint32(a.MTU), AcceptRa: acceptsRA(a.Name),
 	}}, nil
 }

@@ -117,7 +117,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err := failpoint.Here(failpoint.MonitorNetwork); err != nil {
 		return err
 	}
-	return c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs)
+	return c.syncNetwork(ctx, m)
 }
 
 // plugShare attaches the file server and gives the share's tag.
@@ -344,13 +344,22 @@ func (c *container) waitShim() {
 	<-c.shimGone
 }
 
+// syncNetwork makes the guest's network that of the shim's namespace.
+func (c *container) syncNetwork(ctx context.Context, m *Machine) error {
+	cpus, err := c.s.size.cpus(ctx)
+	if err != nil {
+		return err
+	}
+	return c.s.net.sync(ctx, m, c.shim.Pid, cpus)
+}
+
 // start lets the container's process exec.
 func (c *container) start(ctx context.Context) error {
 	m, err := c.s.ready(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.s.net.sync(ctx, m, c.shim.Pid, c.s.cfg.Config.Hypervisor.CPUs); err != nil {
+	if err := c.syncNetwork(ctx, m); err != nil {
 		return err
 	}
 	if err := failpoint.Here(failpoint.MonitorStart); err != nil {

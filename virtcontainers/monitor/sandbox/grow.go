@@ -128,6 +128,17 @@ func (z *sizer) fit(ctx context.Context, m *Machine) error {
 	return nil
 }
 
+// cpus is how many CPUs the machine has.
+func (z *sizer) cpus(ctx context.Context) (int, error) {
+	select {
+	case <-z.turn:
+		defer func() { z.turn <- struct{}{} }()
+		return z.have.CPUs, nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("wait for the virtual machine to grow: %w", ctx.Err())
+	}
+}
+
 // mapRatio bounds how much memory is plugged at a time, as a multiple of what
 // is there: the guest's kernel needs 1/64 of it at once to describe it.
 const mapRatio = 8

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/trace"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
 )
 
@@ -22,6 +23,8 @@ const networkTimeout = 10 * time.Second
 
 // networker joins the VM to the network.
 type networker interface {
+	// sync takes the pid of the shim that is in the namespace, and the number of
+	// the machine's CPUs.
 	sync(ctx context.Context, m *Machine, shim, cpus int) error
 	// leave lets go of a namespace without interfaces; one that has some is an
 	// error, since a machine cannot be taken away from them.
@@ -38,10 +41,12 @@ type attachment struct {
 	// forwarder is nil until a is attached, where forwards is not set, and
 	// where the kernel cannot forward.
 	forwarder *network.Forwarder
+	logged    map[network.Endpoint]bool
 
 	// forwards has connections to the namespace's localhost reach the guest:
 	// in one that the caller made, and may dial in.
 	forwards bool
+	config   config.Network
 	log      *logrus.Entry
 	limit    time.Duration // for a connection to a port of the guest
 }
@@ -70,6 +75,7 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 	if err := a.at.Sync(ctx, m.VM, m.Guest); err != nil {
 		return fmt.Errorf("attach the network to the VM: %w", err)
 	}
+	a.logEndpoints()
 	return nil
 }
 
@@ -95,7 +101,7 @@ func (a *attachment) enter(ctx context.Context, m *Machine, shim, cpus int) erro
 	if err := notOurs(id); err != nil {
 		return err
 	}
-	if a.at, err = network.Attach(ctx, ns, cpus); err != nil {
+	if a.at, err = network.Attach(ctx, ns, a.options(cpus)); err != nil {
 		return fmt.Errorf("attach to the network: %w", err)
 	}
 	a.ns = id
@@ -103,6 +109,37 @@ func (a *attachment) enter(ctx context.Context, m *Machine, shim, cpus int) erro
 		a.forward(ns, m.Guest)
 	}
 	return nil
+}
+
+// options are the configuration's for a machine of so many CPUs: each has a queue
+// of its own, as far as there may be that many.
+func (a *attachment) options(cpus int) network.Options {
+	return network.Options{
+		Mode:   network.Mode(a.config.Mode),
+		Queues: max(1, min(cpus, a.config.Queues)),
+		Vhost:  a.config.Vhost == config.VhostAuto,
+	}
+}
+
+// logEndpoints says what the packets go through, once for each interface. It is
+// called with mu held.
+func (a *attachment) logEndpoints() {
+	fields := logrus.Fields{}
+	if err := network.CheckVhost(); a.config.Vhost == config.VhostAuto && err != nil {
+		fields["no_vhost"] = err
+	}
+	if a.logged == nil {
+		a.logged = make(map[network.Endpoint]bool)
+	}
+	for _, e := range a.at.Endpoints() {
+		if a.logged[e] {
+			continue
+		}
+		a.logged[e] = true
+		a.log.WithFields(fields).WithFields(logrus.Fields{
+			"interface": e.Name, "mode": e.Mode, "queues": e.Queues, "vhost": e.Vhost,
+		}).Info("interface is connected")
+	}
 }
 
 // forward has connections to the namespace's localhost reach the guest. A

@@ -102,7 +102,7 @@ type Sandbox struct {
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
 	return &Sandbox{
 		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{
-			forwards: !cfg.OwnNetwork, log: log, limit: cfg.Config.Runtime.CallTimeout.Std(),
+			forwards: !cfg.OwnNetwork, config: cfg.Config.Network, log: log, limit: cfg.Config.Runtime.CallTimeout.Std(),
 		}, size: newSizer(cfg),
 		booted:     make(chan struct{}),
 		containers: make(map[string]*container),
