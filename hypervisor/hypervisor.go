@@ -116,6 +116,10 @@ type VM interface {
 	// Console is the end of what the guest has written to its console: at
 	// most 64 KiB, unfiltered guest bytes.
 	Console() []byte
+	// Progress grows with whatever the guest writes to its console and the
+	// hypervisor tells: it is how a guest that boots slowly differs from one that
+	// hangs.
+	Progress() uint64
 	// Process is the hypervisor's process on the host.
 	Process() state.Process
 	// Pause stops the guest's vCPUs, Resume lets them go on.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 )
@@ -12,16 +13,30 @@ import (
 
 var _ api.AgentService = (*Client)(nil)
 
+// guestTime is how many times as long as the caller's a guest's deadline is.
+const guestTime = 10
+
 // call runs one call aside: a guest that does not read can block the sending
 // of it, which ttrpc does not relate to ctx.
+//
+// ttrpc would tell the guest how much time there is. That is measured by the
+// guest's clock, which QEMU derives from the counters of the host's CPUs when it
+// emulates: it leaps when the host was suspended or moved, or where CPUs
+// disagree. So the guest gets much more time: it only has to end, at some time,
+// what nobody waits for any more.
 func call[Req, Resp any](ctx context.Context, req Req, f func(context.Context, Req) (Resp, error)) (Resp, error) {
 	type result struct {
 		resp Resp
 		err  error
 	}
 	ready := make(chan result, 1)
-	go func() {
-		resp, err := f(ctx, req)
+	aside, cancel := context.WithoutCancel(ctx), func() {}
+	if end, ok := ctx.Deadline(); ok {
+		aside, cancel = context.WithTimeout(aside, guestTime*time.Until(end))
+	}
+	go func() { // ends with the answer, or the session
+		defer cancel()
+		resp, err := f(aside, req)
 		ready <- result{resp, err}
 	}()
 	select {

@@ -226,3 +226,20 @@ func FuzzSession(f *testing.F) {
 		c.Close()
 	})
 }
+
+// TestGuestTime: a call's deadline is the host's, which a guest's clock that
+// leaps must not bring forward.
+func TestGuestTime(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	want, _ := ctx.Deadline()
+	_, err := call(ctx, &api.Empty{}, func(aside context.Context, _ *api.Empty) (*api.Empty, error) {
+		if got, ok := aside.Deadline(); !ok || time.Until(got) < 9*time.Until(want) {
+			t.Errorf("the guest is told of %s, the host's deadline is in %s", time.Until(got), time.Until(want))
+		}
+		return nil, nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}

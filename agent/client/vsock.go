@@ -17,6 +17,9 @@ type Vsock struct {
 	// Required makes it Dial's error if that does not work. Otherwise the
 	// session then stays on the connection of the greeting.
 	Required bool
+	// Limit is how long to try, before the session is done without; 0 is as long
+	// as ctx goes.
+	Limit time.Duration
 }
 
 // chooseCarrier tries vsock and tells the agent what the session goes over.
@@ -41,15 +44,14 @@ func (c *Client) chooseCarrier(ctx context.Context, v *Vsock, terms *api.VsockTe
 	return conn, nil
 }
 
-// connect gives a connection whose other end is the agent. It takes at most
-// half of the time that ctx has left: there must be some to do without it.
+// connect gives a connection whose other end is the agent.
 func (v *Vsock) connect(ctx context.Context, offer api.VsockOffer, terms *api.VsockTerms) (net.Conn, error) {
 	if offer.Error != "" {
 		return nil, fmt.Errorf("the agent does not listen: %.300q", offer.Error)
 	}
-	if end, ok := ctx.Deadline(); ok {
+	if v.Limit != 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+		ctx, cancel = context.WithTimeout(ctx, v.Limit)
 		defer cancel()
 	}
 	conn, err := v.Dial(ctx, offer.Port)

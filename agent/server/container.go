@@ -206,6 +206,9 @@ func (c *container) spawn(name string, want *api.Stdio, spec *guestSpec, start f
 	}
 	if st != nil {
 		p.started(st.Child, func() bool { return c.group.OOMKills() > 0 })
+		if p.unwanted.Load() {
+			err = errors.Join(err, fmt.Errorf("process %q was killed while it started: %w", name, syscall.ESRCH))
+		}
 	}
 	if err != nil {
 		streams.close()
@@ -223,11 +226,15 @@ func (c *container) spawn(name string, want *api.Stdio, spec *guestSpec, start f
 	return st.Child.Pid, nil
 }
 
-// signal sends a signal to a process.
+// signal sends a signal to a process. One that is just being started ends with
+// KILL as soon as it is there: its caller may have given up.
 func (c *container) signal(name string, sig syscall.Signal) error {
 	p, err := c.process(name)
 	if err != nil {
 		return err
+	}
+	if sig == syscall.SIGKILL {
+		p.unwanted.Store(true)
 	}
 	child, ok := p.running()
 	if !ok {

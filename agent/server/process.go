@@ -1,6 +1,8 @@
 package server
 
 import (
+	"sync/atomic"
+
 	"github.com/vc-runtime/vc-runtime/agent/reaper"
 )
 
@@ -12,6 +14,9 @@ type process struct {
 	ready chan struct{} // closed when it has been started, or could not be
 	done  chan struct{} // closed when it has ended, or was never there
 	oom   bool          // written before done is closed
+
+	// unwanted is set where it was killed before it had started.
+	unwanted atomic.Bool
 }
 
 func newProcess(io *stdio) *process {

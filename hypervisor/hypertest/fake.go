@@ -196,6 +196,9 @@ func (v *VM) Console() []byte {
 	return append([]byte(nil), v.console...)
 }
 
+// Progress is hypervisor.VM.
+func (v *VM) Progress() uint64 { return uint64(len(v.Console())) }
+
 // Process is hypervisor.VM.
 func (v *VM) Process() state.Process { return v.process.proc }
 

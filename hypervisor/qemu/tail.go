@@ -10,6 +10,7 @@ type tail struct {
 	mu    sync.Mutex // guards what follows
 	ring  []byte     // grows to limit, then is written in circles
 	start int        // index of the oldest byte
+	total uint64     // bytes ever written
 }
 
 func newTail(limit int) *tail { return &tail{limit: limit} }
@@ -22,6 +23,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.total += uint64(n)
 	grow := min(len(p), t.limit-len(t.ring))
 	t.ring = append(t.ring, p[:grow]...) // start is 0 as long as this does anything
 	for p = p[grow:]; len(p) > 0; {
@@ -30,6 +32,13 @@ func (t *tail) Write(p []byte) (int, error) {
 		p = p[c:]
 	}
 	return n, nil
+}
+
+// Written counts the bytes that were ever written.
+func (t *tail) Written() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.total
 }
 
 // Bytes is a copy of what is kept, oldest first.

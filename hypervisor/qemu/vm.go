@@ -43,6 +43,8 @@ func (v *vm) Channel() net.Conn { return v.channel }
 
 func (v *vm) Console() []byte { return v.console.Bytes() }
 
+func (v *vm) Progress() uint64 { return v.console.Written() + v.qmp.Heard() }
+
 func (v *vm) Process() state.Process { return v.proc }
 
 func (v *vm) Pause(ctx context.Context) error { return v.explain(v.qmp.Execute(ctx, "stop", nil, nil)) }

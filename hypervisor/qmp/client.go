@@ -36,6 +36,7 @@ type Client struct {
 	calls  map[uint64]chan<- message // buffered for the one answer
 	subs   map[*Subscription]struct{}
 	err    error // why the connection ended
+	heard  uint64
 }
 
 // New shakes hands with QEMU at the other end of conn, which it takes over.
@@ -247,6 +248,7 @@ func (c *Client) read(r *bufio.Reader) {
 func (c *Client) dispatch(m message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.heard++
 	if m.Event != "" {
 		for s := range c.subs {
 			s.offer(Event{Name: m.Event, Data: m.Data})
@@ -276,6 +278,13 @@ func (c *Client) Close() error {
 	c.fail(ErrClosed)
 	<-c.done
 	return nil
+}
+
+// Heard counts what QEMU has said: events and answers.
+func (c *Client) Heard() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heard
 }
 
 // Done is closed when the connection has ended.

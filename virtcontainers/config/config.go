@@ -104,10 +104,16 @@ type Hypervisor struct {
 	// MemoryOverhead is what the host's cgroup allows beside the machine's
 	// memory; 0 is no limit.
 	MemoryOverhead Size
-	HotplugSlots   int
-	BootTimeout    Duration
-	Template       TemplateUse
-	Channel        Channel
+	// MemoryReserve is what the host has to have besides the machine's memory for
+	// one to start; 0 does not look.
+	MemoryReserve Size
+	HotplugSlots  int
+	BootTimeout   Duration
+	// ConcurrentStarts is how many machines start at the same time; 0 is by the
+	// host's CPUs (Starts).
+	ConcurrentStarts int
+	Template         TemplateUse
+	Channel          Channel
 	// CacheDir keeps templates, and what has been found out about the host.
 	CacheDir string
 }
@@ -164,15 +170,16 @@ func Default() *Config {
 			TeardownTimeout:  Seconds(10),
 		},
 		Hypervisor: Hypervisor{
-			Accel:        AccelAuto,
-			CPUs:         1,
-			Memory:       256 * MiB,
-			Sizing:       SizingLimits,
-			HotplugSlots: 8,
-			BootTimeout:  Seconds(60),
-			Template:     TemplateAuto,
-			Channel:      ChannelAuto,
-			CacheDir:     "/var/cache/vc-runtime",
+			Accel:         AccelAuto,
+			CPUs:          1,
+			Memory:        256 * MiB,
+			Sizing:        SizingLimits,
+			MemoryReserve: 64 * MiB,
+			HotplugSlots:  8,
+			BootTimeout:   Seconds(60),
+			Template:      TemplateAuto,
+			Channel:       ChannelAuto,
+			CacheDir:      "/var/cache/vc-runtime",
 		},
 		Network: Network{Mode: NetworkTC, Queues: 8, Vhost: VhostAuto},
 		Share:   Share{Cache: CacheAuto},

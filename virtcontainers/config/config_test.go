@@ -79,6 +79,8 @@ sizing = "static"
 max_cpus = 7
 max_memory = "3G"
 memory_overhead = "500M"
+memory_reserve = "1G"
+concurrent_starts = 9
 hotplug_slots = 4
 boot_timeout = "6s"
 template = "off"
@@ -105,7 +107,7 @@ anything = { goes = 1 }
 		},
 		Hypervisor: Hypervisor{
 			QEMU: "/q", Accel: AccelTCG, GuestImage: "/g", Kernel: "/k",
-			CPUs: 3, Memory: 2 * GiB, Sizing: SizingStatic, MaxCPUs: 7, MaxMemory: 3 * GiB, MemoryOverhead: 500 * MiB, HotplugSlots: 4, BootTimeout: Seconds(6),
+			CPUs: 3, Memory: 2 * GiB, Sizing: SizingStatic, MaxCPUs: 7, MaxMemory: 3 * GiB, MemoryOverhead: 500 * MiB, MemoryReserve: GiB, ConcurrentStarts: 9, HotplugSlots: 4, BootTimeout: Seconds(6),
 			Template: TemplateOff, Channel: ChannelSerial, CacheDir: "/c",
 		},
 		Network: Network{Mode: NetworkMacvtap, Queues: 3, Vhost: VhostOff},

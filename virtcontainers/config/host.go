@@ -25,6 +25,15 @@ func (h *Hypervisor) Most() (cpus int, memory Size) {
 	return max(cpus, mostCPUs), max(memory, mostMemory)
 }
 
+// Starts is how many machines start at the same time: what is configured, else
+// one for each CPU of the host, but two at least.
+func (h *Hypervisor) Starts() int {
+	if h.ConcurrentStarts != 0 {
+		return h.ConcurrentStarts
+	}
+	return max(2, hostCPUs())
+}
+
 // The most that is taken from the host without being asked for: each possible
 // CPU costs the guest some memory, and addresses of memory have 40 bits.
 const (

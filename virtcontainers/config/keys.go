@@ -50,6 +50,8 @@ func (c *Config) keys() []key {
 		{"hypervisor.max_cpus", number(&h.MaxCPUs, 0, 255)},
 		{"hypervisor.max_memory", optionalMemory(&h.MaxMemory, 128*MiB)},
 		{"hypervisor.memory_overhead", optionalMemory(&h.MemoryOverhead, 64*MiB)},
+		{"hypervisor.memory_reserve", optionalMemory(&h.MemoryReserve, 1*MiB)},
+		{"hypervisor.concurrent_starts", number(&h.ConcurrentStarts, 0, 1000)},
 		{"hypervisor.hotplug_slots", number(&h.HotplugSlots, 1, 24)},
 		{"hypervisor.boot_timeout", timeout(&h.BootTimeout)},
 		{"hypervisor.template", oneOf(&h.Template, TemplateAuto, TemplateOff)},

@@ -24,10 +24,18 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 		return nil, err
 	}
 	b.started = started
-	m, err := b.bootAnyhow(ctx)
+	place, err := b.place(ctx)
 	if err != nil {
 		return nil, err
 	}
+	if err := b.room(); err != nil {
+		return nil, errors.Join(err, place.Close())
+	}
+	m, err := b.bootAnyhow(ctx)
+	if err != nil {
+		return nil, errors.Join(err, place.Close())
+	}
+	m.place = place
 	m.Notices = append(notices, m.Notices...)
 	return m, nil
 }

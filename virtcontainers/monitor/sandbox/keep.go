@@ -86,40 +86,63 @@ func (s *Sandbox) step(e resourcecache.Event) bool {
 
 // keep waits for the same request, for as long as that makes sense.
 func (s *Sandbox) keep(k *keeping, c *container, d time.Duration) {
-	timer, err := newBootTimer(d)
-	if err == nil {
-		defer timer.Close()
-		err = s.strip(c)
-	}
-	if err != nil {
+	if err := s.strip(c); err != nil {
 		s.log.WithError(err).Warn("the sandbox is not kept")
 		s.giveUp(resourcecache.Fail)
 		close(k.ready)
 		return
 	}
 	close(k.ready)
-	select {
-	case <-s.booted:
-	case <-k.adopted:
-		return
-	case <-s.idle:
-		return
-	case <-timer.C:
-		s.giveUp(resourcecache.Expire)
-		return
+	// The time begins with the machine: until then it waits for its turn or boots,
+	// which has limits of its own.
+	booted := s.booted
+	var died <-chan struct{}
+	for {
+		timer, err := newBootTimer(d)
+		if err == nil {
+			err = s.prolong(d)
+		}
+		if err != nil {
+			s.log.WithError(err).Warn("the sandbox is not kept")
+			s.giveUp(resourcecache.Fail)
+			return
+		}
+		over := false
+		select {
+		case <-booted:
+			if over = s.bootErr != nil; over {
+				s.giveUp(resourcecache.Fail)
+				break
+			}
+			booted, died = nil, s.machine.VM.Done()
+		case <-timer.C:
+			if over = booted == nil; over {
+				s.giveUp(resourcecache.Expire)
+			}
+		case <-died:
+			over = true
+			s.giveUp(resourcecache.Fail)
+		case <-k.adopted:
+			over = true
+		case <-s.idle:
+			over = true
+		}
+		timer.Close()
+		if over {
+			return
+		}
 	}
-	if s.bootErr != nil {
-		s.giveUp(resourcecache.Fail)
-		return
+}
+
+// prolong records until when the sandbox is kept, if it still is: who adopts it
+// removes that record, and must not find a later one.
+func (s *Sandbox) prolong(d time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cache != resourcecache.Unclaimed {
+		return nil
 	}
-	select {
-	case <-k.adopted:
-	case <-s.idle:
-	case <-s.machine.VM.Done():
-		s.giveUp(resourcecache.Fail)
-	case <-timer.C:
-		s.giveUp(resourcecache.Expire)
-	}
+	return s.markUnclaimed(s.first, d)
 }
 
 // strip takes everything from the machine that belonged to the caller who has

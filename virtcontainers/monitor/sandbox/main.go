@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -35,12 +34,12 @@ func Main(boot Booter) int {
 		fmt.Fprintln(os.Stderr, "vc-runtime monitor: started by hand: it is for vc-runtime's own use")
 		return 1
 	}
-	first.SetReadDeadline(time.Now().Add(requestTimeout))
+	// Without a limit: on a busy host a create may take its time, and its end is
+	// the connection's.
 	var req monitor.Request
 	if _, err := first.Receive(&req); err != nil || req.Op != monitor.OpSandbox || req.Sandbox == nil {
 		return 1 // the create has died
 	}
-	first.SetReadDeadline(time.Time{})
 	if err := serveSandbox(&req, first, boot); err != nil {
 		return 1
 	}

@@ -210,6 +210,9 @@ func (c *container) exec(ctx context.Context, conn *monitor.Conn, req *monitor.R
 		})
 	}
 	if err != nil {
+		if ctx.Err() != nil {
+			p.signalQuietly(unix.SIGKILL) // the guest may still be at it
+		}
 		c.forget(p)
 		return nil, err
 	}

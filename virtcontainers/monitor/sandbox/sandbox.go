@@ -22,6 +22,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/hypervisor/queue"
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
@@ -50,8 +51,9 @@ type Machine struct {
 	// Notices are for the user who asked for the sandbox.
 	Notices []string
 
-	started  int64    // when the VM's start began, by trace.Now
-	template *os.File // held while the template is in use; nil for none
+	started  int64        // when the VM's start began, by trace.Now
+	template *os.File     // held while the template is in use; nil for none
+	place    *queue.Place // among the machines that start; nil for none
 }
 
 // Booter boots the machine of a sandbox, or clones a booted one. started is
@@ -90,6 +92,11 @@ type Sandbox struct {
 	cache resourcecache.State
 	kept  *keeping
 
+	// settled is closed when the create that the sandbox was started for is over,
+	// one way or the other.
+	settled    chan struct{}
+	settleOnce sync.Once
+
 	traces map[string]*trace.Tracer // by path; guarded by mu
 
 	spansTurn chan struct{} // has room for one: who asks the guest for spans
@@ -108,6 +115,7 @@ func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entr
 		containers: make(map[string]*container),
 		claims:     make(map[string]chan struct{}),
 		idle:       make(chan struct{}),
+		settled:    make(chan struct{}),
 		traces:     make(map[string]*trace.Tracer),
 		spansTurn:  make(chan struct{}, 1),
 	}
@@ -142,6 +150,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 		stopBoot()
 	}()
 	go s.accept(l)
+	leaving := make(chan struct{})
 	span := trace.Begin(bootCtx, trace.Phase, "boot")
 	if s.bootErr = errors.Join(failpoint.Here(failpoint.MonitorBoot), s.size.hold(bootCtx, s.size.have.MemoryMiB)); s.bootErr == nil {
 		s.machine, s.bootErr = boot(bootCtx, s.cfg, s.recordVM)
@@ -155,12 +164,14 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 		for _, notice := range s.machine.Notices {
 			s.log.Info(notice)
 		}
+		go func() { defer close(leaving); s.leavePlace() }()
 	}
 
 	<-s.idle
 	l.Close()
 	var err error
 	if s.machine != nil {
+		<-leaving
 		err = s.machine.VM.Kill()
 		s.machine.Guest.Close()
 		s.machine.template.Close() // nil is fine
@@ -169,6 +180,26 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	s.finishRequests(2 * time.Second)
 	return errors.Join(err, failpoint.Here(failpoint.MonitorEnd))
 }
+
+// leavePlace lets the next machine start when this one's first container is
+// there: until then the guest works as hard as in its boot. A create that hangs
+// does not keep others waiting for long.
+func (s *Sandbox) leavePlace() {
+	limit := time.NewTimer(s.cfg.Config.Runtime.CallTimeout.Std())
+	defer limit.Stop()
+	select {
+	case <-s.settled:
+	case <-s.idle:
+	case <-s.machine.VM.Done():
+	case <-limit.C:
+	}
+	if err := s.machine.place.Close(); err != nil {
+		s.log.WithError(err).Warn("leave the queue of starting machines")
+	}
+}
+
+// settle says that the first create is over.
+func (s *Sandbox) settle() { s.settleOnce.Do(func() { close(s.settled) }) }
 
 // finishRequests lets the last answers get out.
 func (s *Sandbox) finishRequests(limit time.Duration) {
@@ -296,6 +327,9 @@ func (s *Sandbox) dropClaim(id string) *container {
 
 // dropClaimLocked is dropClaim with mu held.
 func (s *Sandbox) dropClaimLocked(id string) *container {
+	if id == s.first {
+		s.settle()
+	}
 	if over := s.claims[id]; over != nil {
 		delete(s.claims, id)
 		close(over)

@@ -36,6 +36,7 @@ func (v *fakeVM) PlugShare(context.Context, string, *os.File) (hypervisor.Device
 func (v *fakeVM) Kill() error            { v.once.Do(func() { close(v.done) }); return nil }
 func (v *fakeVM) Done() <-chan struct{}  { return v.done }
 func (v *fakeVM) Console() []byte        { return []byte(v.console) }
+func (v *fakeVM) Progress() uint64       { return 0 }
 func (v *fakeVM) Process() state.Process { return state.Process{Pid: 1} }
 
 // noNet is a namespace without interfaces.

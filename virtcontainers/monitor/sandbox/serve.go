@@ -203,8 +203,9 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 		reply(conn, errors.New("create: the file server's socket did not come along"))
 		return
 	}
-	// The shim's end ends the creation too.
-	creating, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.CreateTimeout.Std())
+	// The shim's end ends the creation too, and that is when the command has lost
+	// its patience: how long a machine may take to start is the boot's affair.
+	creating, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		select {
@@ -225,6 +226,9 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 		reply(conn, err)
 		c.undoCreate()
 		return
+	}
+	if c.id == s.first {
+		s.settle()
 	}
 	s.guestSpans(creating, s.machine)
 	rep := &monitor.Reply{Notices: s.machine.Notices}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
@@ -18,10 +19,19 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 )
 
-// cloneLimit is how long a clone may take to be there before its template is
-// given up: a part of what a boot may take, but some times what it takes on a
-// loaded machine.
-func (b *booting) cloneLimit() time.Duration { return b.hv.BootTimeout.Std() / 3 }
+// bootLimit is how long a boot may be without progress: longer where that is
+// slow.
+func (b *booting) bootLimit() time.Duration {
+	limit := b.hv.BootTimeout.Std()
+	if b.machine.Accel == hypervisor.AccelTCG {
+		limit *= emulated
+	}
+	return limit
+}
+
+// cloneLimit is the same for a clone, before its template is given up: a part of
+// what a boot may take, but some times what it takes.
+func (b *booting) cloneLimit() time.Duration { return b.bootLimit() / 3 }
 
 // clone gives a machine that goes on where a booted one was saved. The first
 // one for a configuration, image and QEMU boots and saves that. An error means
@@ -78,8 +88,7 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 // startClone starts a clone. The first one of a template must have answered;
 // later ones need not be waited for.
 func (b *booting) startClone(ctx context.Context, entry *template.Entry, check bool) (*Machine, error) {
-	limit := b.cloneLimit()
-	startCtx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the clone did not start within %s", limit))
+	startCtx, cancel := b.patience(b.cloneLimit(), "the clone").watch(ctx)
 	defer cancel()
 	m, err := b.start(startCtx, entry)
 	if err != nil || !check {
@@ -96,7 +105,8 @@ func (b *booting) startClone(ctx context.Context, entry *template.Entry, check b
 // be blamed on the template that there is no answer. The call also makes the
 // guest run what it will need soon, while it would be idle.
 func (b *booting) answers(ctx context.Context, m *Machine) error {
-	ctx, cancel := context.WithTimeout(ctx, b.cloneLimit())
+	hurry := b.patience(b.cloneLimit(), "the clone, for an answer")
+	ctx, cancel := hurry.watch(ctx)
 	defer cancel()
 	_, err := m.Guest.ListProcesses(ctx, &api.ContainerRequest{})
 	var answer *api.GuestError
@@ -108,8 +118,8 @@ func (b *booting) answers(ctx context.Context, m *Machine) error {
 		return m.VM.Err() // nil if it was killed: nobody needs it any more
 	default:
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the clone did not answer within %s", b.cloneLimit())
+	if cause := context.Cause(ctx); errors.Is(cause, hurry.cause) {
+		return cause
 	}
 	return nil // the sandbox is ending
 }
@@ -139,6 +149,7 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	if err != nil {
 		return nil, err
 	}
+	b.vm.Store(&vm)
 	var hello api.Hello
 	if err := readHello(ctx, vm, &hello); err != nil {
 		return nil, bootFailure(ctx, vm, err)
@@ -193,12 +204,24 @@ type booting struct {
 
 	from *template.Entry // the template in use; nil for none
 	made bool            // and whether it is new
+
+	vm atomic.Pointer[hypervisor.VM] // the one that is being started
 }
 
 // limit bounds a boot.
 func (b *booting) limit(ctx context.Context) (context.Context, context.CancelFunc) {
-	limit := b.hv.BootTimeout.Std()
-	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("the guest did not answer within %s (boot_timeout)", limit))
+	return b.patience(b.bootLimit(), "the guest").watch(ctx)
+}
+
+// patience is what the machine gets for its start.
+func (b *booting) patience(limit time.Duration, who string) *patience {
+	return newPatience(limit, fmt.Errorf("%s has made no progress for %s, without what the host had no CPU for (hypervisor.boot_timeout)", who, limit),
+		func() uint64 {
+			if vm := b.vm.Load(); vm != nil {
+				return (*vm).Progress()
+			}
+			return 0
+		})
 }
 
 // start starts the machine, as a clone unless from is nil, and connects to its
@@ -222,6 +245,7 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	if err != nil {
 		return nil, err
 	}
+	b.vm.Store(&vm)
 	if err := b.started(vm); err != nil {
 		return nil, errors.Join(err, endVM(vm))
 	}

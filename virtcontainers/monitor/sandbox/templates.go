@@ -56,6 +56,14 @@ func (t *Templates) Create(ctx context.Context) (key string, made bool, err erro
 	}
 	b.started = func(hypervisor.VM) error { return nil } // it dies with this process
 	b.check, b.retry = true, true
+	place, err := b.place(ctx)
+	if err != nil {
+		return "", false, err
+	}
+	defer place.Close()
+	if err := b.room(); err != nil {
+		return "", false, err
+	}
 	m, err := b.clone(ctx)
 	if b.dropVsock(ctx, err) {
 		m, err = b.clone(ctx)

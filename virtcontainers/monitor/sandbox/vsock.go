@@ -51,5 +51,9 @@ func (b *booting) vsock(vm hypervisor.VM) *client.Vsock {
 	if !b.machine.Vsock {
 		return nil
 	}
-	return &client.Vsock{Dial: vm.DialVsock, Required: b.hv.Channel == config.ChannelVsock}
+	v := &client.Vsock{Dial: vm.DialVsock, Required: b.hv.Channel == config.ChannelVsock}
+	if !v.Required {
+		v.Limit = b.cloneLimit() / 2 // there must be time to do without it
+	}
+	return v
 }
