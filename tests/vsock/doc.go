@@ -1,8 +1,9 @@
-// Package vsock tests containers whose agent is talked to over vsock, on any
-// host: it boots an emulated machine of Debian's kernel with the vhost_vsock
-// module (the outer machine), and runs vc-runtime in that. Emulation within
+// Package vsock tests containers whose agent is talked to over vsock, and whose
+// packets the host's kernel carries (vhost-net), on any host: it boots an emulated
+// machine of Debian's kernel with the modules vhost_vsock and vhost_net (the outer
+// machine), and runs vc-runtime in that. Emulation within
 // emulation is slow: `make test-vsock` takes many minutes, and is no part of
-// `make test`. What can be tested without a vsock device is tested where it
+// `make test`. What can be tested without these devices is tested where it
 // belongs: agent/server, agent/vmtest, hypervisor/qemu, monitor/sandbox.
 //
 // The test program runs in both machines: TestVsock on the host makes and

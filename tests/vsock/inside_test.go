@@ -39,6 +39,7 @@ func TestInside(t *testing.T) {
 	t.Run("ColdBoot", coldBoot)
 	t.Run("Clones", clones)
 	t.Run("BrokenDevice", broken)
+	t.Run("VhostNet", vhostNet)
 }
 
 // inside is a configuration of the runtime under test.
@@ -47,7 +48,7 @@ type inside struct {
 	config string
 }
 
-func configured(t *testing.T, channel, template string) *inside {
+func configured(t *testing.T, channel, template string, more ...string) *inside {
 	c := &inside{T: t, config: filepath.Join(t.TempDir(), "config.toml")}
 	// Nothing here is about time.
 	text := fmt.Sprintf(`
@@ -64,7 +65,7 @@ channel = %q
 template = %q
 boot_timeout = "30m"
 cache_dir = "/var/cache/vc-runtime"
-`, guestDir, channel, template)
+`, guestDir, channel, template) + strings.Join(more, "\n")
 	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +74,12 @@ cache_dir = "/var/cache/vc-runtime"
 
 // bundle makes a bundle with busybox.
 func (c *inside) bundle(args ...string) string {
+	c.Helper()
+	return c.bundleIn("", args...)
+}
+
+// bundleIn makes one whose network namespace is at a path, "" for a new one.
+func (c *inside) bundleIn(netns string, args ...string) string {
 	c.Helper()
 	dir := c.TempDir()
 	if out, err := exec.Command("/bin/busybox", "cp", "-a", baseRootfs, filepath.Join(dir, "rootfs")).CombinedOutput(); err != nil {
@@ -85,7 +92,7 @@ func (c *inside) bundle(args ...string) string {
 		"mounts":     []any{map[string]any{"destination": "/proc", "type": "proc", "source": "proc"}},
 		"linux": map[string]any{"namespaces": []any{
 			map[string]any{"type": "pid"}, map[string]any{"type": "mount"}, map[string]any{"type": "ipc"},
-			map[string]any{"type": "uts"}, map[string]any{"type": "network"},
+			map[string]any{"type": "uts"}, map[string]any{"type": "network", "path": netns},
 		}},
 	}
 	b, err := json.Marshal(spec)
@@ -133,7 +140,11 @@ func (c *inside) ok(args ...string) result {
 // of its shim. Output goes to files: a pipe would be held by the shim.
 func (c *inside) detached(id string, args ...string) (pid int) {
 	c.Helper()
-	dir := c.bundle(args...)
+	return c.detachedFrom(c.bundle(args...), id)
+}
+
+func (c *inside) detachedFrom(dir, id string) (pid int) {
+	c.Helper()
 	pidFile := filepath.Join(dir, "pid")
 	begun := time.Now()
 	cmd := exec.Command(runtimePath, "--root", stateRoot, "--config", c.config, "run", "--detach", "--bundle", dir, "--pid-file", pidFile, id)

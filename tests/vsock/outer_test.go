@@ -89,13 +89,16 @@ func (o *outer) tool(name string, args ...string) string {
 }
 
 // diskModules are what the initrd loads, to mount the disk; hostModules what
-// makes the outer machine a host with vsock. Each in load order.
+// makes the outer machine a host with vsock and vhost-net. Each in load order.
 var (
 	diskModules = []string{
 		"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk",
 		"crc32c_generic", "jbd2", "mbcache", "crc16", "ext4",
 	}
-	hostModules = []string{"vsock", "vmw_vsock_virtio_transport_common", "vhost_iotlb", "vhost", "vhost_vsock"}
+	hostModules = []string{
+		"vsock", "vmw_vsock_virtio_transport_common", "vhost_iotlb", "vhost", "vhost_vsock",
+		"tun", "tap", "vhost_net", "veth", "macvlan", "macvtap", "sch_ingress", "cls_u32", "act_mirred",
+	}
 )
 
 // module finds a module of the kernel package that the guest image was made of.
@@ -176,7 +179,7 @@ func (o *outer) makeDisk() {
 	o.must(err)
 	o.copy(self, filepath.Join(tree, selfPath))
 	o.busybox(tree, "sh", "mount", "insmod", "mkdir", "ip", "poweroff", "sync", "cat", "tail", "dmesg")
-	o.busybox(filepath.Join(tree, baseRootfs), "sh", "cat", "echo", "sleep", "sha256sum", "true")
+	o.busybox(filepath.Join(tree, baseRootfs), "sh", "cat", "dd", "echo", "ls", "nc", "sleep", "sha256sum", "true")
 	for _, d := range []string{"proc", "dev", "sys", "tmp"} {
 		o.must(os.MkdirAll(filepath.Join(tree, baseRootfs, d), 0o755))
 	}
