@@ -49,6 +49,10 @@ const (
 	KindStdout  Kind = "stdout"  // agent writes, closes for EOF
 	KindStderr  Kind = "stderr"  // agent writes, closes for EOF
 	KindConsole Kind = "console" // both ways
+	// KindResolver carries the queries of the guest's processes to ResolverAddress,
+	// and the answers, as Query. The agent first says whether it listens there:
+	// ForwardReply.
+	KindResolver Kind = "resolver"
 	// KindForward is a connection to a TCP port on the guest's localhost, both
 	// ways, each closed for itself. The agent first says whether it has one:
 	// ForwardReply.
@@ -63,9 +67,10 @@ type StreamHeader struct {
 	Port      uint16 `json:"port,omitempty"`    // of KindForward
 }
 
-// ForwardReply is the agent's first line on a stream of KindForward.
+// ForwardReply is the agent's first line on a stream of KindForward or
+// KindResolver.
 type ForwardReply struct {
-	// Errno is why there is no connection, 0 where there is one.
+	// Errno is why there is no connection, or nobody listens; 0 where all is well.
 	Errno uint32 `json:"errno,omitempty"`
 }
 

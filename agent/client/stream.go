@@ -44,9 +44,29 @@ func (c *Client) OpenStream(ctx context.Context, kind api.Kind, container, proce
 // direction to the guest; what comes from there is read to its end. Where
 // nobody listens the error is an errno, ECONNREFUSED.
 func (c *Client) Forward(ctx context.Context, port uint16) (net.Conn, error) {
-	conn, err := c.open(ctx, api.StreamHeader{Kind: api.KindForward, Port: port})
+	conn, err := c.ask(ctx, api.StreamHeader{Kind: api.KindForward, Port: port})
 	if err != nil {
 		return nil, fmt.Errorf("forward port %d: %w", port, err)
+	}
+	return conn, nil
+}
+
+// Resolver has the agent listen on api.ResolverAddress, and gives the stream of
+// what is asked there (api.Query). Close ends that. Where another program of the
+// guest listens the error is an errno, EADDRINUSE.
+func (c *Client) Resolver(ctx context.Context) (net.Conn, error) {
+	conn, err := c.ask(ctx, api.StreamHeader{Kind: api.KindResolver})
+	if err != nil {
+		return nil, fmt.Errorf("pass on queries for names: %w", err)
+	}
+	return conn, nil
+}
+
+// ask opens a stream and waits for the agent's word on it.
+func (c *Client) ask(ctx context.Context, h api.StreamHeader) (net.Conn, error) {
+	conn, err := c.open(ctx, h)
+	if err != nil {
+		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	var reply api.ForwardReply
@@ -58,7 +78,7 @@ func (c *Client) Forward(ctx context.Context, port uint16) (net.Conn, error) {
 	}
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("forward port %d: %w", port, err)
+		return nil, err
 	}
 	return conn, nil
 }

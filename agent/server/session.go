@@ -112,6 +112,11 @@ func (s *Server) serveStream(stream net.Conn, calls *handoff) {
 			s.cfg.Log.Printf("forward port %d: %v", h.Port, err)
 		}
 		return
+	case api.KindResolver:
+		if err := resolve(stream, api.ResolverAddress); err != nil {
+			s.cfg.Log.Printf("pass on queries for names: %v", err)
+		}
+		return
 	}
 	if err := s.serveStdio(stream, h); err != nil {
 		s.cfg.Log.Printf("stream %q of %.300q/%.300q: %v", h.Kind, h.Container, h.Process, err)

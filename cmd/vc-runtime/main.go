@@ -66,6 +66,9 @@ func openRuntime(p *program, s settings) (verbs, error) {
 		p.log.WithError(err).Warn("go on with the defaults")
 		cfg = config.Default()
 	}
+	if s.onTerm != "" {
+		cfg.Runtime.OnTerm = s.onTerm
+	}
 	store, err := state.Open(s.root)
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
 
@@ -57,8 +58,9 @@ type verbs interface {
 
 // settings are the global flags that the runtime needs.
 type settings struct {
-	root   string // absolute; holds the containers' records
-	config string // configuration file; "" for the default one
+	root   string        // absolute; holds the containers' records
+	config string        // configuration file; "" for the default one
+	onTerm config.OnTerm // in place of the configuration's; "" for that
 }
 
 // program is one run of the command line. Tests give it files and a runtime of
@@ -164,6 +166,7 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "log-format", Value: "text", Usage: "set the log format ('text' (default), or 'json')"},
 		&cli.StringFlag{Name: "root", Value: defaultRoot, Usage: "root directory for storage of container state (this should be located in tmpfs)"},
 		&cli.StringFlag{Name: "config", Usage: "configuration file"},
+		&cli.StringFlag{Name: "on-term", Usage: "what kill with TERM does, 'stop' or 'signal', in place of the configuration's runtime.on_term"},
 		&cli.StringFlag{Name: "trace", Usage: "append a trace of where the time goes to `FILE`, for Perfetto and \"trace summary\""},
 		&cli.StringFlag{Name: "criu", Usage: "ignored: there is no checkpoint and restore", Hidden: true},
 		&cli.BoolFlag{Name: "systemd-cgroup", Usage: `enable systemd cgroup support, expects cgroupsPath to be of form "slice:prefix:name" for e.g. "system.slice:runc:434234"`},
@@ -242,8 +245,12 @@ func (p *program) settings(c *cli.Context) (settings, error) {
 	if p.euid != 0 {
 		return settings{}, errors.New(name + ": must be run as root (it opens /dev/kvm and network devices, and mounts)")
 	}
+	onTerm := config.OnTerm(c.String("on-term"))
+	if c.IsSet("on-term") && onTerm != config.OnTermStop && onTerm != config.OnTermSignal {
+		return settings{}, fmt.Errorf("invalid --on-term %q: expected %q or %q", onTerm, config.OnTermStop, config.OnTermSignal)
+	}
 	root, err := rootDir(c.String("root"))
-	return settings{root: root, config: c.String("config")}, err
+	return settings{root: root, config: c.String("config"), onTerm: onTerm}, err
 }
 
 // rootDir makes --root absolute. Like runc it refuses the root folder, which

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
 
@@ -262,6 +263,10 @@ func TestGlobalFlags(t *testing.T) {
 		{[]string{"--root=/r/../s", "--config=/c"}, settings{root: "/s", config: "/c"}, ""},
 		{[]string{"--rootless=", "--criu", "criu", "--debug"}, settings{root: "/run/vc-runtime"}, ""},
 		{[]string{"--rootless", "false", "--systemd-cgroup"}, settings{root: "/run/vc-runtime"}, ""},
+		{[]string{"--on-term=signal"}, settings{root: "/run/vc-runtime", onTerm: config.OnTermSignal}, ""},
+		{[]string{"--on-term", "stop"}, settings{root: "/run/vc-runtime", onTerm: config.OnTermStop}, ""},
+		{[]string{"--on-term=kill"}, settings{}, `invalid --on-term \"kill\": expected \"stop\" or \"signal\"`},
+		{[]string{"--on-term="}, settings{}, `invalid --on-term \"\"`},
 		{[]string{"--rootless", "true"}, settings{}, "rootless containers are not supported"},
 		{[]string{"--rootless=maybe"}, settings{}, `invalid --rootless \"maybe\"`},
 		{[]string{"--root", "/"}, settings{}, "option --root must not be /"},

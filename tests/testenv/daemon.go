@@ -42,6 +42,9 @@ func (s *Suite) StartDaemon(c Command) (*Daemon, error) {
 	return &Daemon{s: s, pid: pid, Log: path}, nil
 }
 
+// Pid is the daemon's.
+func (d *Daemon) Pid() int { return d.pid }
+
 // Running gives an error with the end of the log where the daemon has ended.
 func (d *Daemon) Running() error {
 	if Alive(d.pid) {

@@ -3,16 +3,19 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
 
-// probes are the sub-commands; each gets one path.
+// probes are the sub-commands; each gets one path, or a URL.
 var probes = map[string]func(path string) error{
 	"tree":    tree,
 	"mmap":    sharedMapping,
@@ -22,6 +25,8 @@ var probes = map[string]func(path string) error{
 	"remount": remount,
 	"unlink":  unlinked,
 	"status":  status,
+	"network": network,
+	"get":     get,
 }
 
 func main() {
@@ -48,6 +53,52 @@ func status(path string) error {
 		}
 	}
 	return nil
+}
+
+// network says at once what network there is: of the interface called as the
+// last element of path whether it is up, its first address, and the gateway of the
+// default route (proc(5), /proc/net/route).
+func network(path string) error {
+	i, err := net.InterfaceByName(filepath.Base(path))
+	if err != nil {
+		return err
+	}
+	addresses, err := i.Addrs()
+	if err != nil {
+		return err
+	}
+	routes, err := os.ReadFile("/proc/net/route")
+	if err != nil {
+		return err
+	}
+	var first, gateway string
+	for _, a := range addresses[:min(1, len(addresses))] {
+		first = a.String()
+	}
+	for line := range bytes.Lines(routes) {
+		var name string
+		var destination, by uint32
+		if _, err := fmt.Sscanf(string(line), "%s %x %x", &name, &destination, &by); err == nil && name == i.Name && destination == 0 {
+			gateway = net.IP(binary.LittleEndian.AppendUint32(nil, by)).String()
+		}
+	}
+	up := "down"
+	if i.Flags&net.FlagUp != 0 && i.Flags&net.FlagRunning != 0 {
+		up = "up"
+	}
+	fmt.Printf("%s %s, %s, by %s\n", i.Name, up, first, gateway)
+	return nil
+}
+
+// get shows what a web server answers.
+func get(url string) error {
+	res, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(os.Stdout, res.Body)
+	return err
 }
 
 // tree makes one of each kind of file in a folder.

@@ -42,6 +42,8 @@ type attachment struct {
 	// where the kernel cannot forward.
 	forwarder *network.Forwarder
 	logged    map[network.Endpoint]bool
+	// resolver is nil where no DNS server listens in the namespace.
+	resolver *network.Resolver
 
 	// forwards has connections to the namespace's localhost reach the guest:
 	// in one that the caller made, and may dial in.
@@ -76,15 +78,54 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 		return fmt.Errorf("attach the network to the VM: %w", err)
 	}
 	a.logEndpoints()
+	if err := a.resolve(ctx, m.Guest, shim); err != nil {
+		a.log.WithError(err).Warn("the DNS server of the container's network does not answer the guest")
+	}
 	return nil
+}
+
+// resolve has the guest reach the DNS server that listens in the namespace, where
+// there is one: docker starts it once its interfaces are wired. It is called with
+// mu held.
+func (a *attachment) resolve(ctx context.Context, guest Guest, shim int) error {
+	if a.resolver != nil {
+		return nil
+	}
+	ns, err := openNamespace(shim)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if has, err := network.HasResolver(ns); !has || err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.limit)
+	defer cancel()
+	stream, err := guest.Resolver(ctx)
+	if err != nil {
+		return err
+	}
+	if a.resolver, err = network.Resolve(ns, stream); err != nil {
+		stream.Close()
+	}
+	return err
+}
+
+// openNamespace opens the network namespace that the shim is in.
+func openNamespace(shim int) (*os.File, error) {
+	ns, err := os.Open("/proc/" + strconv.Itoa(shim) + "/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	return ns, nil
 }
 
 // enter attaches to the namespace that the shim is in. All containers of a
 // sandbox must be in one: they share the VM's network. It is called with mu held.
 func (a *attachment) enter(ctx context.Context, m *Machine, shim, cpus int) error {
-	ns, err := os.Open("/proc/" + strconv.Itoa(shim) + "/ns/net")
+	ns, err := openNamespace(shim)
 	if err != nil {
-		return fmt.Errorf("network namespace: %w", err)
+		return err
 	}
 	defer ns.Close()
 	id, err := idOf(ns)
@@ -202,6 +243,12 @@ func (a *attachment) close() error {
 			a.log.WithError(err).Warn("end the port forwarding")
 		}
 		a.forwarder = nil
+	}
+	if a.resolver != nil {
+		if err := a.resolver.Close(); err != nil {
+			a.log.WithError(err).Warn("end the answers to queries for names")
+		}
+		a.resolver = nil
 	}
 	err := a.at.Close(ctx)
 	if errors.Is(err, unix.ENODEV) {

@@ -37,6 +37,9 @@ type Guest interface {
 	OpenStream(ctx context.Context, kind api.Kind, container, process string) (net.Conn, error)
 	// Forward connects to a TCP port on the guest's localhost.
 	Forward(ctx context.Context, port uint16) (net.Conn, error)
+	// Resolver gives the stream of what is asked on api.ResolverAddress in the
+	// guest.
+	Resolver(ctx context.Context) (net.Conn, error)
 	// Done is closed when the agent cannot be talked to any more.
 	Done() <-chan struct{}
 	Close() error

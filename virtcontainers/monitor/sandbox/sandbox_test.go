@@ -162,8 +162,9 @@ func (g *fakeGuest) OpenStream(context.Context, api.Kind, string, string) (net.C
 func (g *fakeGuest) Forward(context.Context, uint16) (net.Conn, error) {
 	return nil, errors.New("no ports")
 }
-func (g *fakeGuest) Done() <-chan struct{} { return g.vm.done }
-func (g *fakeGuest) Close() error          { return nil }
+func (g *fakeGuest) Resolver(context.Context) (net.Conn, error) { return nil, errors.New("no names") }
+func (g *fakeGuest) Done() <-chan struct{}                      { return g.vm.done }
+func (g *fakeGuest) Close() error                               { return nil }
 
 func (g *fakeGuest) signals() []unix.Signal {
 	g.mu.Lock()
