@@ -53,6 +53,9 @@ type PullOptions struct {
 	Access
 	Platform string // "" is the configured one
 	Progress func(pull.Event)
+	// Warn is told of what the user should know although the pull succeeds, by
+	// any goroutine. It may be nil.
+	Warn func(error)
 }
 
 // Policy says when an image is pulled that is to be used.
@@ -83,6 +86,7 @@ func (s *Service) Pull(ctx context.Context, text string, o PullOptions) (*store.
 	repo, err := registry.New(registry.Options{
 		CertsDirs: s.Config.CertsDirs, AuthFile: auth, Username: o.Username, Password: o.Password,
 		ProgressTimeout: s.Config.ProgressTimeout, Insecure: o.Insecure,
+		Warn: o.Warn,
 	}).Repository(r)
 	if err != nil {
 		return nil, nil, err

@@ -40,6 +40,8 @@ type progress struct {
 	shown  map[digest.Digest]time.Time // when a layer's bytes were last shown
 	drawn  time.Time
 	height int // lines of the bar
+
+	warnings []error // to be shown after the end
 }
 
 func newProgress(how string, out *os.File) (*progress, error) {
@@ -54,6 +56,20 @@ func newProgress(how string, out *os.File) (*progress, error) {
 		return nil, fmt.Errorf("invalid --progress %q: expected auto, bar, plain, json or quiet", how)
 	}
 	return &progress{how: how, out: out, state: map[digest.Digest]pull.Event{}, shown: map[digest.Digest]time.Time{}}, nil
+}
+
+// warn keeps what the user is to be told when nothing is drawn any more.
+func (p *progress) warn(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.warnings = append(p.warnings, err)
+}
+
+// warn logs what did not keep a pull from succeeding, or from failing.
+func (p *program) warn(warnings []error) {
+	for _, err := range warnings {
+		p.log.Warn(err)
+	}
 }
 
 // terminalSize is how many columns and rows a terminal has; false for none.

@@ -108,9 +108,10 @@ func (p *program) transfer(c *cli.Context, do func(context.Context, image.PullOp
 	if err != nil {
 		return err
 	}
-	o.Progress = show.event
+	o.Progress, o.Warn = show.event, show.warn
 	img, lease, err := do(c.Context, o)
 	show.end()
+	p.warn(show.warnings)
 	if err != nil {
 		return err
 	}

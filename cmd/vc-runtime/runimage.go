@@ -325,8 +325,9 @@ func (r *imageRun) image(c *cli.Context) (*store.Image, *store.Lease, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	defer show.end()
-	img, lease, err := r.images.Get(c.Context, c.Args().First(), image.Policy(c.String("pull")), image.PullOptions{Progress: show.event})
+	img, lease, err := r.images.Get(c.Context, c.Args().First(), image.Policy(c.String("pull")), image.PullOptions{Progress: show.event, Warn: show.warn})
+	show.end()
+	r.p.warn(show.warnings)
 	if err != nil && c.NArg() == 1 && !c.IsSet("pull") {
 		err = fmt.Errorf("%w (as a container's id: there is no config.json in the current directory, see --bundle)", err)
 	}

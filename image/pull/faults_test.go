@@ -195,7 +195,7 @@ func TestFaultsThatAreReported(t *testing.T) {
 		timeout time.Duration
 		gets    int // of the blob, at most
 	}{
-		"wrong content": {fault: always(func(w http.ResponseWriter, _ *http.Request) { w.Write(wrong) }), is: store.ErrDigest, gets: 1},
+		"wrong content": {fault: always(func(w http.ResponseWriter, _ *http.Request) { w.Write(wrong) }), is: registry.ErrDigest, gets: 1},
 		"never anything": {fault: always(func(w http.ResponseWriter, r *http.Request) {
 			<-r.Context().Done()
 		}), is: registry.ErrStalled, timeout: 50 * time.Millisecond, gets: 5},
@@ -455,50 +455,4 @@ func hosts(t *testing.T, host, text string) string {
 		t.Fatal(err)
 	}
 	return dir
-}
-
-// A mirror is asked first, and what it lacks comes from the registry.
-func TestMirrors(t *testing.T) {
-	const name = "registry.example/x"
-	origin, mirror := registrytest.New(t), registrytest.New(t)
-	img := sample(t)
-	origin.Add("x", "latest", img)
-	text := fmt.Sprintf("server = \"http://%s\"\n[host.\"http://%s\"]\ncapabilities = [\"pull\", \"resolve\"]\n", origin.Host(), mirror.Host())
-	pullFrom := func(text string) {
-		t.Helper()
-		c := newClient(t)
-		c.registry.CertsDirs = []string{"/none", hosts(t, "registry.example", text)}
-		c.whole(t, c.must(t, name), img)
-	}
-	pullFrom(text)
-	if len(mirror.Requests()) == 0 {
-		t.Error("the mirror was not asked")
-	}
-	mirror.Add("x", "latest", img)
-	origin.Forget()
-	var namespaces sync.Map
-	mirror.Intercept(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
-		namespaces.Store(req.URL.Query().Get("ns"), true)
-		next.ServeHTTP(w, req)
-	})
-	pullFrom(text)
-	if got := origin.Requests(); len(got) > 0 {
-		t.Errorf("the registry was asked for %q", got)
-	}
-	if _, ok := namespaces.Load("registry.example"); !ok {
-		t.Error("the mirror was not told the registry")
-	}
-	// One that may not resolve says nothing of tags.
-	mirror.Forget()
-	pullFrom(strings.Replace(text, `, "resolve"`, "", 1))
-	for _, request := range mirror.Requests() {
-		if strings.HasSuffix(request, "/latest") {
-			t.Errorf("the mirror was asked for %q", request)
-		}
-	}
-	if len(mirror.Requests()) == 0 {
-		t.Error("the mirror was not asked")
-	}
-	mirror.Close()
-	pullFrom(text)
 }

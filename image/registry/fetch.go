@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,8 +20,9 @@ import (
 // Sink is a blob on its way: store.Partial.
 type Sink interface {
 	io.Writer
-	Offset() int64 // how many bytes there are
-	Size() int64   // how many there will be
+	Offset() int64         // how many bytes there are
+	Size() int64           // how many there will be
+	Digest() digest.Digest // of those that there are
 	Restart() error
 }
 
@@ -86,6 +88,9 @@ func (r *Repository) Manifest(ctx context.Context, reference string, limit int64
 		if said := digest.Digest(resp.Header.Get(digestHeader)); said.Validate() == nil && said.Algorithm() == digest.SHA256 && said != digest.FromBytes(text) {
 			return fmt.Errorf("%w: %s instead of %s", ErrDigest, digest.FromBytes(text), said)
 		}
+		if e.mirror && !isDocument(text) {
+			return fmt.Errorf("%w: %q", ErrNoManifest, resp.Header.Get("Content-Type"))
+		}
 		m = &Manifest{Digest: digest.FromBytes(text), Text: text}
 		m.MediaType, _, _ = mime.ParseMediaType(resp.Header.Get("Content-Type"))
 		return nil
@@ -93,15 +98,39 @@ func (r *Repository) Manifest(ctx context.Context, reference string, limit int64
 	return m, r.wrap("manifest "+reference, err)
 }
 
+// isDocument reports whether a text can be a manifest or index: an error page that a
+// mirror serves with the status of success cannot.
+func isDocument(text []byte) bool {
+	var doc struct{ SchemaVersion int }
+	return json.Unmarshal(text, &doc) == nil && doc.SchemaVersion != 0
+}
+
 // Fetch writes a blob into the sink, from its offset on. What breaks is carried
-// on. The digest is for the sink's owner to check.
+// on, and what has another digest than it should have is not kept.
 func (r *Repository) Fetch(ctx context.Context, d digest.Digest, sink Sink) error {
 	if sink.Offset() == sink.Size() {
 		return nil
 	}
-	whole := false // ranges are not to be trusted
+	whole := false                    // ranges are not to be trusted
+	again := make(map[*endpoint]bool) // that have been asked for all of it
 	err := r.try(ctx, false, func(e *endpoint) error {
-		return e.fetch(ctx, d, sink, &whole)
+		began := sink.Offset()
+		if err := e.fetch(ctx, d, sink, &whole); err != nil {
+			return err
+		}
+		got := sink.Digest()
+		if got == d {
+			return nil
+		}
+		if err := sink.Restart(); err != nil {
+			return &sinkError{err}
+		}
+		err := fmt.Errorf("%w: it is %s", ErrDigest, got)
+		if began > 0 && !again[e] { // what was there may have been wrong, of another endpoint
+			again[e] = true
+			return &brokenError{err}
+		}
+		return err
 	})
 	return r.wrap("blob "+d.String(), err)
 }
@@ -116,9 +145,9 @@ func (r *Repository) wrap(what string, err error) error {
 // fruitless is how many tries in a row may bring nothing new.
 const fruitless = 5
 
-// try does something at each of the endpoints in turn, until it works. What
-// breaks on the way is tried again. resolve leaves out the mirrors that may not say
-// what a tag stands for.
+// try does something at each of the endpoints in turn, until it works, and warns of
+// those that should have been able to. What breaks on the way is tried again. resolve
+// leaves out the mirrors that may not say what a tag stands for.
 func (r *Repository) try(ctx context.Context, resolve bool, do func(*endpoint) error) error {
 	var errs []error
 	for _, e := range r.endpoints {
@@ -127,6 +156,7 @@ func (r *Repository) try(ctx context.Context, resolve bool, do func(*endpoint) e
 		}
 		err := r.repeat(ctx, func() error { return do(e) })
 		if err == nil {
+			r.warnOf(errs)
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -136,12 +166,32 @@ func (r *Repository) try(ctx context.Context, resolve bool, do func(*endpoint) e
 			return err // the disk's fault
 		}
 		if e.mirror {
-			err = fmt.Errorf("mirror %s: %w", e.base.Host, err)
+			err = &mirrorError{e, err}
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
+
+// warnOf tells of mirrors that were given up, of each once. One that does not have
+// something is as it may be.
+func (r *Repository) warnOf(errs []error) {
+	for _, err := range errs {
+		m, ok := errors.AsType[*mirrorError](err)
+		if ok && r.warn != nil && !errors.Is(err, ErrNotFound) {
+			m.at.warned.Do(func() { r.warn(err) })
+		}
+	}
+}
+
+// mirrorError is what a mirror has failed with.
+type mirrorError struct {
+	at    *endpoint
+	cause error
+}
+
+func (e *mirrorError) Error() string { return fmt.Sprintf("mirror %s: %v", e.at.base.Host, e.cause) }
+func (e *mirrorError) Unwrap() error { return e.cause }
 
 // repeat does something again after a connection has broken, or was silent, unless that
 // has happened too often without anything new having come.
@@ -236,6 +286,9 @@ func (e *endpoint) open(ctx context.Context, d digest.Digest, sink Sink, whole *
 		return nil, err
 	}
 	switch {
+	case resp.StatusCode == http.StatusOK && e.mirror && resp.ContentLength >= 0 && resp.ContentLength != sink.Size():
+		resp.Body.Close() // an error page, say: to ask again would not help
+		return nil, fmt.Errorf("%w: it has %d bytes instead of %d", ErrDigest, resp.ContentLength, sink.Size())
 	case resp.StatusCode == http.StatusOK:
 		if offset > 0 {
 			err = sink.Restart()

@@ -39,6 +39,8 @@ var (
 	ErrTooLarge = errors.New("larger than allowed")
 	// ErrDigest is given for content that is not what its digest says.
 	ErrDigest = errors.New("content does not have the expected digest")
+	// ErrNoManifest is given for what a mirror serves as a manifest and is none.
+	ErrNoManifest = errors.New("neither a manifest nor an index")
 )
 
 // Options are the settings of a client.
@@ -59,6 +61,9 @@ type Options struct {
 	// 0 is 250 ms.
 	Backoff   time.Duration
 	UserAgent string
+	// Warn is told of mirrors that something had to be fetched past, of each
+	// once for a Repository, by any goroutine. It may be nil.
+	Warn func(error)
 }
 
 // Client is a client of registries. Tokens are shared by its repositories.
@@ -83,6 +88,7 @@ type Repository struct {
 	name      string // as in references
 	endpoints []*endpoint
 	backoff   time.Duration
+	warn      func(error)
 }
 
 // Repository gives the repository of a reference.
@@ -94,7 +100,7 @@ func (c *Client) Repository(r ref.Reference) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registry %s: %w", r.Host, err)
 	}
-	repo := &Repository{name: r.Name(), backoff: c.opts.Backoff}
+	repo := &Repository{name: r.Name(), backoff: c.opts.Backoff, warn: c.opts.Warn}
 	for _, h := range hosts {
 		e, err := c.endpoint(h, r)
 		if err != nil {
@@ -124,6 +130,8 @@ type endpoint struct {
 
 	mu    sync.Mutex // guards maybe, and the base's scheme while it is set
 	maybe bool       // speaks HTTP, maybe: settle finds out
+
+	warned sync.Once
 }
 
 // endpoint makes the client of one host: watchdog, retries, tokens, from the

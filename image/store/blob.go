@@ -70,6 +70,9 @@ func (p *Partial) Offset() int64 { return p.offset }
 // Size is how many there will be.
 func (p *Partial) Size() int64 { return p.size }
 
+// Digest is that of what there is.
+func (p *Partial) Digest() digest.Digest { return digest.NewDigest(digest.SHA256, p.hash) }
+
 // Write adds to the content. What goes beyond the size is an error.
 func (p *Partial) Write(b []byte) (int, error) {
 	if int64(len(b)) > p.size-p.offset {
@@ -159,7 +162,7 @@ func (l *Lease) ensureBlob(ctx context.Context, d digest.Digest, size int64, fet
 			err = p.fill(ctx, d, fetch)
 		}
 	}
-	if errors.Is(err, ErrDigest) {
+	if errors.Is(err, ErrDigest) || err != nil && p.offset == 0 { // nothing to carry on
 		return errors.Join(err, os.Remove(p.file.Name()))
 	}
 	if err != nil {
@@ -176,7 +179,7 @@ func (p *Partial) fill(ctx context.Context, d digest.Digest, fetch func(context.
 	if p.offset != p.size {
 		return fmt.Errorf("%d bytes instead of %d: %w", p.offset, p.size, io.ErrUnexpectedEOF)
 	}
-	if got := digest.NewDigest(digest.SHA256, p.hash); got != d {
+	if got := p.Digest(); got != d {
 		return fmt.Errorf("%w: it is %s", ErrDigest, got)
 	}
 	return nil
