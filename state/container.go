@@ -38,8 +38,10 @@ type Container struct {
 	Shim    Process   `json:"shim"`
 	Created time.Time `json:"created"`
 	// BootID is the boot that the processes belong to; this one where empty.
-	BootID        string `json:"bootID"`
-	Terminal      bool   `json:"terminal"`
+	BootID   string `json:"bootID"`
+	Terminal bool   `json:"terminal"`
+	// Notify says that the container has a socket for sd_notify(3).
+	Notify        bool   `json:"notify,omitempty"`
 	SystemdCgroup bool   `json:"systemdCgroup"`
 	CgroupsPath   string `json:"cgroupsPath"`
 	// Cgroup is the container's cgroup on the host (package cgroup), as far as

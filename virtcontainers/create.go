@@ -233,6 +233,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 		OCIVersion: spec.Version, Annotations: spec.Annotations,
 		Status: lifecycle.Creating, Creator: self, Created: time.Now().UTC(), BootID: boot,
 		Terminal: spec.Process.Terminal, SystemdCgroup: p.SystemdCgroup, Process: p.process, Hooks: p.hooks,
+		Notify: r.NotifySocket != "",
 	}
 	if rec.Resources, err = p.bundle.Resources(); err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ func (r *Runtime) planSandbox(p *plan) (err error) {
 			return err
 		}
 	}
-	opts := oci.GuestOptions{ID: p.ID, Role: p.role}
+	opts := oci.GuestOptions{ID: p.ID, Role: p.role, Notify: r.NotifySocket != ""}
 	if p.role == oci.Member {
 		if opts.PIDOf, err = r.pidNamespaceOf(p); err != nil {
 			return err

@@ -47,16 +47,28 @@ func (r *Runtime) Run(ctx context.Context, o RunOptions) (int, error) {
 			defer shim.RestoreTerminal(o.Stdin, old)
 		}
 	}
-	if err := r.Start(ctx, o.ID); err != nil {
+	ready, err := r.start(ctx, o.ID)
+	if err != nil {
 		return 1, errors.Join(err, r.Delete(ctx, o.ID, true))
 	}
 	if o.Started != nil {
 		o.Started()
 	}
 	if o.Detach {
-		return 0, proc.Release()
+		return 0, errors.Join(ready.pass(ctx, 0), proc.Release())
 	}
+	manager, cancel := context.WithCancel(ctx)
+	defer cancel()
+	passed := make(chan struct{})
+	go func() { // ends with the container
+		defer close(passed)
+		if err := ready.pass(manager, os.Getpid()); err != nil {
+			r.Log.WithField("container", o.ID).Warn(err)
+		}
+	}()
 	code, err := waitForwarding(proc, signals)
+	cancel()
+	<-passed
 	if err != nil || o.Keep {
 		return code, err
 	}

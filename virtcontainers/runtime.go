@@ -24,6 +24,10 @@ type Runtime struct {
 	// Stderr is the user's: notices that are no failure, such as the fall
 	// back to emulation.
 	Stderr *os.File
+	// NotifySocket is the socket on which the caller wants to be told that a
+	// container is ready (sd_notify(3)): a path, or @ and an abstract name; ""
+	// for none. Create gives the container a socket for that, start waits.
+	NotifySocket string
 }
 
 // CreateOptions are the flags of create that mean something here.

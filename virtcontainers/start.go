@@ -12,43 +12,58 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
-// Start lets the process of a created container exec.
+// Start lets the process of a created container exec. Where NotifySocket is
+// set it returns when the container has said that it is ready, or has ended.
 func (r *Runtime) Start(ctx context.Context, id string) error {
-	if err := state.ValidateID(id); err != nil {
+	ready, err := r.start(ctx, id)
+	if err != nil {
 		return err
+	}
+	return ready.pass(ctx, 0)
+}
+
+func (r *Runtime) start(ctx context.Context, id string) (*readiness, error) {
+	if err := state.ValidateID(id); err != nil {
+		return nil, err
 	}
 	r.Reap(ctx)
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
 	if err := failpoint.Here(failpoint.StartLock); err != nil {
-		return err
+		return nil, err
 	}
 	lock, err := r.Store.Lock(ctx, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer lock.Release()
 	ctx, unwatch, err := lock.Watch(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unwatch()
 	rec, err := r.allowed(ctx, id, lifecycle.OpStart)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := failpoint.Here(failpoint.StartAsk); err != nil {
-		return err
+		return nil, err
+	}
+	ready, err := r.readiness(rec)
+	if err != nil {
+		return nil, err
 	}
 	if _, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStart}); err != nil {
-		return fmt.Errorf("start container %s: %w", id, err)
+		ready.close()
+		return nil, fmt.Errorf("start container %s: %w", id, err)
 	}
 	// It runs. Where start fails now, the caller must not be left with a
 	// container that does.
 	if err := r.afterStart(ctx, rec); err != nil {
-		return errors.Join(err, r.stopNow(context.WithoutCancel(ctx), rec))
+		ready.close()
+		return nil, errors.Join(err, r.stopNow(context.WithoutCancel(ctx), rec))
 	}
-	return nil
+	return ready, nil
 }
 
 // afterStart records that the process runs, and runs the hooks that wait for it.

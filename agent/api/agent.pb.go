@@ -237,7 +237,8 @@ type CreateContainerRequest struct {
 	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	// config.json for the guest's OCI runtime, made by virtcontainers/oci.
 	// Its root.path and bind sources are relative to the share: "rootfs",
-	// "m/0", "m/1"; the agent puts its own folder in front of them.
+	// "m/0", "m/1"; the agent puts its own folder in front of them. The bind
+	// source "notify" is a folder with a socket of the agent's, notify.sock.
 	Spec []byte `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	// virtiofs tag of the container's share; empty for a container without one,
 	// which has a layered root and no bind mounts.
@@ -2083,7 +2084,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x05begin\x18\x04 \x01(\x03R\x05begin\x12\x10\n" +
 	"\x03end\x18\x05 \x01(\x03R\x03end\"\x1f\n" +
 	"\aFailure\x12\x14\n" +
-	"\x05errno\x18\x01 \x01(\rR\x05errno2\xc1\t\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno2\x81\n" +
+	"\n" +
 	"\x05Agent\x12\\\n" +
 	"\x0fCreateContainer\x12#.vc.agent.v1.CreateContainerRequest\x1a$.vc.agent.v1.CreateContainerResponse\x12C\n" +
 	"\x0eStartContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12P\n" +
@@ -2097,7 +2099,8 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fResumeContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12J\n" +
 	"\x0fUpdateContainer\x12#.vc.agent.v1.UpdateContainerRequest\x1a\x12.vc.agent.v1.Empty\x12T\n" +
 	"\x0eContainerStats\x12\x1d.vc.agent.v1.ContainerRequest\x1a#.vc.agent.v1.ContainerStatsResponse\x12D\n" +
-	"\aWaitOOM\x12\x1b.vc.agent.v1.WaitOOMRequest\x1a\x1c.vc.agent.v1.WaitOOMResponse\x12J\n" +
+	"\aWaitOOM\x12\x1b.vc.agent.v1.WaitOOMRequest\x1a\x1c.vc.agent.v1.WaitOOMResponse\x12>\n" +
+	"\tWaitReady\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12J\n" +
 	"\x0fOnlineResources\x12#.vc.agent.v1.OnlineResourcesRequest\x1a\x12.vc.agent.v1.Empty\x12L\n" +
 	"\x10ConfigureNetwork\x12$.vc.agent.v1.ConfigureNetworkRequest\x1a\x12.vc.agent.v1.Empty\x12>\n" +
 	"\x05Spans\x12\x19.vc.agent.v1.SpansRequest\x1a\x1a.vc.agent.v1.SpansResponseB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
@@ -2174,27 +2177,29 @@ var file_agent_proto_depIdxs = []int32{
 	14, // 22: vc.agent.v1.Agent.UpdateContainer:input_type -> vc.agent.v1.UpdateContainerRequest
 	1,  // 23: vc.agent.v1.Agent.ContainerStats:input_type -> vc.agent.v1.ContainerRequest
 	17, // 24: vc.agent.v1.Agent.WaitOOM:input_type -> vc.agent.v1.WaitOOMRequest
-	19, // 25: vc.agent.v1.Agent.OnlineResources:input_type -> vc.agent.v1.OnlineResourcesRequest
-	20, // 26: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
-	25, // 27: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
-	7,  // 28: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 29: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	9,  // 30: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 31: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	11, // 32: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 33: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 34: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	13, // 35: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 36: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 37: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 38: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	15, // 39: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	18, // 40: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
-	0,  // 41: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
-	0,  // 42: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
-	26, // 43: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
-	28, // [28:44] is the sub-list for method output_type
-	12, // [12:28] is the sub-list for method input_type
+	1,  // 25: vc.agent.v1.Agent.WaitReady:input_type -> vc.agent.v1.ContainerRequest
+	19, // 26: vc.agent.v1.Agent.OnlineResources:input_type -> vc.agent.v1.OnlineResourcesRequest
+	20, // 27: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
+	25, // 28: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
+	7,  // 29: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 30: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	9,  // 31: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 32: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	11, // 33: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 34: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 35: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	13, // 36: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 37: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 38: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 39: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	15, // 40: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	18, // 41: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
+	0,  // 42: vc.agent.v1.Agent.WaitReady:output_type -> vc.agent.v1.Empty
+	0,  // 43: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
+	0,  // 44: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	26, // 45: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
+	29, // [29:46] is the sub-list for method output_type
+	12, // [12:29] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name

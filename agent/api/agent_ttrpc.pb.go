@@ -21,6 +21,7 @@ type AgentService interface {
 	UpdateContainer(context.Context, *UpdateContainerRequest) (*Empty, error)
 	ContainerStats(context.Context, *ContainerRequest) (*ContainerStatsResponse, error)
 	WaitOOM(context.Context, *WaitOOMRequest) (*WaitOOMResponse, error)
+	WaitReady(context.Context, *ContainerRequest) (*Empty, error)
 	OnlineResources(context.Context, *OnlineResourcesRequest) (*Empty, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*Empty, error)
 	Spans(context.Context, *SpansRequest) (*SpansResponse, error)
@@ -119,6 +120,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.WaitOOM(ctx, &req)
+			},
+			"WaitReady": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ContainerRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.WaitReady(ctx, &req)
 			},
 			"OnlineResources": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req OnlineResourcesRequest
@@ -254,6 +262,14 @@ func (c *agentClient) ContainerStats(ctx context.Context, req *ContainerRequest)
 func (c *agentClient) WaitOOM(ctx context.Context, req *WaitOOMRequest) (*WaitOOMResponse, error) {
 	var resp WaitOOMResponse
 	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "WaitOOM", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) WaitReady(ctx context.Context, req *ContainerRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "WaitReady", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -116,6 +116,12 @@ func (c *Client) WaitOOM(ctx context.Context, req *api.WaitOOMRequest) (*api.Wai
 	return call(ctx, req, c.agent.WaitOOM)
 }
 
+// WaitReady waits until the container has said that it is ready. EINVAL: it
+// cannot.
+func (c *Client) WaitReady(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.WaitReady)
+}
+
 // OnlineResources has the guest use what was plugged, waiting for it.
 func (c *Client) OnlineResources(ctx context.Context, req *api.OnlineResourcesRequest) (*api.Empty, error) {
 	return call(ctx, req, c.agent.OnlineResources)

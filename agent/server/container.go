@@ -34,7 +34,9 @@ type container struct {
 	removing chan struct{} // closed when a removal has begun: ends calls in flight
 	teardown chan struct{} // holds one token: the right to tear down
 
-	time *timens.Namespace // written by create; nil without one
+	// Written by create; nil where there is none.
+	time   *timens.Namespace
+	notify *notifier
 
 	mu    sync.Mutex
 	gone  bool                // guarded by mu; removing is closed
@@ -116,6 +118,7 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 		share: c.share(), rootfs: filepath.Join(c.share(), rootSource), cgroup: c.host.cfg.CgroupsPath(c.name),
 		files: req.GetFiles(), texts: c.files(), user: req.GetUser(),
 		pod:          c.host.cfg.Pod,
+		notify:       c.listen,
 		pidNamespace: func(name string) (string, error) { return joined.open(c.host, name) },
 	}
 	// Everybody may pass: in a user namespace crun is not root here.
@@ -162,6 +165,17 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	return c.spawn(initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
 		return c.host.cfg.Runtime.Create(ctx, c.name, c.dir, p)
 	})
+}
+
+// listen makes the socket for sd_notify(3), once, and gives its folder.
+func (c *container) listen() (dir string, err error) {
+	if c.notify == nil {
+		c.notify, err = newNotifier(filepath.Join(c.dir, notifySource))
+	}
+	if err != nil {
+		return "", err
+	}
+	return c.notify.dir, nil
 }
 
 // exec does the work of ExecProcess.
@@ -372,7 +386,7 @@ func (c *container) removeDir() error {
 	if c.time != nil {
 		c.time.Close()
 	}
-	if err := c.removeFiles(); err != nil {
+	if err := errors.Join(c.notify.close(), c.removeFiles()); err != nil {
 		return err
 	}
 	for _, path := range []string{filepath.Join(c.dir, "config.json"), c.share(), c.dir} {

@@ -55,6 +55,7 @@ func FuzzRequests(f *testing.F) {
 	add(7, &api.WaitOOMRequest{Container: "c"})
 	add(8, &api.OnlineResourcesRequest{Cpus: 1 << 31})
 	add(9, &api.ConfigureNetworkRequest{})
+	add(14, &api.ContainerRequest{Container: "c"})
 	f.Fuzz(func(t *testing.T, method byte, body []byte) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
@@ -84,7 +85,7 @@ func FuzzRequests(f *testing.F) {
 
 // call calls a method with a request of which body is the encoding.
 func call(ctx context.Context, v service, method byte, body []byte) {
-	switch method % 14 {
+	switch method % 15 {
 	case 0:
 		request(ctx, body, &api.CreateContainerRequest{}, v.CreateContainer)
 	case 1:
@@ -113,6 +114,8 @@ func call(ctx context.Context, v service, method byte, body []byte) {
 		request(ctx, body, &api.ContainerRequest{}, v.ContainerStats)
 	case 13:
 		request(ctx, body, &api.ContainerRequest{}, v.ListProcesses)
+	case 14:
+		request(ctx, body, &api.ContainerRequest{}, v.WaitReady)
 	}
 }
 

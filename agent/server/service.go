@@ -159,6 +159,15 @@ func (v service) WaitOOM(ctx context.Context, req *api.WaitOOMRequest) (*api.Wai
 	return resp, nil
 }
 
+func (v service) WaitReady(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
+	return v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) error {
+		if _, err := c.process(initName); err != nil { // create is still at it
+			return err
+		}
+		return c.notify.wait(ctx)
+	})
+}
+
 func (v service) OnlineResources(ctx context.Context, req *api.OnlineResourcesRequest) (*api.Empty, error) {
 	if err := v.s.cfg.Machine.Online(ctx, int(req.GetCpus()), req.GetMemory()); err != nil {
 		return nil, api.ToStatus(err)

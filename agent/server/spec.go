@@ -33,6 +33,9 @@ const (
 	podSource = "pod"
 	// podShmSource is the source of a tmpfs that is the pod's shared memory.
 	podShmSource = "pod/shm"
+	// notifySource is the source of a bind mount that is the folder of the
+	// container's socket for sd_notify(3).
+	notifySource = "notify"
 	// containerSource, with the name of a container behind it, is the path of
 	// a pid namespace that is that container's.
 	containerSource = "container/"
@@ -91,6 +94,8 @@ type places struct {
 	user    string            // who the process is, if not empty
 	tree    *mountpoint.Tree  // the rootfs, to be prepared; nil leaves it alone
 	pod     Pod
+	// notify makes the folder of the socket for sd_notify(3).
+	notify func() (string, error)
 	// pidNamespace gives the path of a container's pid namespace.
 	pidNamespace func(container string) (string, error)
 }
@@ -232,6 +237,12 @@ func confineMount(m object, at places) error {
 		return fmt.Errorf("null: %w", errSpec)
 	case bind && bindForm.MatchString(source):
 		return m.set("source", filepath.Join(at.share, source))
+	case bind && source == notifySource:
+		dir, err := at.notify()
+		if err != nil {
+			return err
+		}
+		return m.set("source", dir)
 	case !bind && fstype == "tmpfs" && source == podShmSource:
 		return bindShm(m, options, at.pod)
 	case bind:

@@ -13,6 +13,7 @@ const share = "/run/vc/containers/c/share"
 func confine(config string) (*guestSpec, error) {
 	return confineSpec([]byte(config), places{
 		share: share, rootfs: share + "/rootfs", cgroup: "/vc/c", pod: fakePod{},
+		notify:       func() (string, error) { return "/notify/of/c", nil },
 		pidNamespace: func(name string) (string, error) { return "/pid/of/" + name, nil },
 	}, false)
 }
@@ -60,13 +61,13 @@ func TestConfineSpec(t *testing.T) {
 // TestConfinePod resolves what the containers of a pod share.
 func TestConfinePod(t *testing.T) {
 	got, err := confine(`{"process":{"args":["x"]},"root":{"path":"rootfs"},
-		"mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "pod/shm", "options": ["nosuid", "mode=1777", "size=65536"]}],
+		"mounts": [{"destination": "/run/notify", "source": "notify", "options": ["bind"]}, {"destination": "/dev/shm", "type": "tmpfs", "source": "pod/shm", "options": ["nosuid", "mode=1777", "size=65536"]}],
 		"linux": {"namespaces": [{"type": "uts", "path": "pod"}, {"type": "pid", "path": "container/p.1"}]}}`)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"linux":{"cgroupsPath":"/vc/c","namespaces":[{"path":"/pod/uts","type":"uts"},{"path":"/pid/of/p.1","type":"pid"}]},` +
-		`"mounts":[{"destination":"/dev/shm","options":["bind","nosuid"],"source":"/shm/with/mode=1777,size=65536","type":"bind"}],` +
+		`"mounts":[{"destination":"/run/notify","options":["bind"],"source":"/notify/of/c"},{"destination":"/dev/shm","options":["bind","nosuid"],"source":"/shm/with/mode=1777,size=65536","type":"bind"}],` +
 		`"ociVersion":"1.0.2","process":{"args":["x"],"terminal":false},"root":{"path":"` + share + `/rootfs"}}`
 	if string(got.config) != want {
 		t.Errorf("got  %s\nwant %s", got.config, want)
@@ -200,6 +201,8 @@ func TestCheckName(t *testing.T) {
 func FuzzConfineSpec(f *testing.F) {
 	f.Add(bind(`{"type":"bind","source":"m/1","options":["bind"]}`))
 	f.Add(bind(`{"type":"proc","Type":"bind","source":"proc"}`))
+	f.Add(bind(`{"source":"notify","options":["bind"]},{"type":"tmpfs","source":"pod/shm"}`))
+	f.Add(`{"process":{"args":["x"]},"root":{"path":"rootfs"},"linux":{"timeOffsets":{"boottime":{"secs":-1}},"namespaces":[{"type":"time"},{"type":"user"},{"type":"ipc","path":"pod"},{"type":"pid","path":"container/c"}]}}`)
 	f.Fuzz(func(t *testing.T, config string) {
 		got, err := confine(config)
 		if err != nil {
@@ -232,12 +235,13 @@ func FuzzConfineSpec(f *testing.F) {
 		for _, m := range mounts {
 			fstype, _ := m["type"].(string)
 			source, _ := m["source"].(string)
-			if !kernelMounts[fstype] && !strings.HasPrefix(source, share+"/m/") {
+			ours := strings.HasPrefix(source, share+"/m/") || strings.HasPrefix(source, "/shm/with/") || source == "/notify/of/c"
+			if !kernelMounts[fstype] && !ours {
 				t.Errorf("let through: %s", got.config)
 			}
 		}
 		for _, ns := range namespaces {
-			if path, _ := ns["path"].(string); path != "" && !strings.HasPrefix(path, "/proc/") {
+			if path, _ := ns["path"].(string); path != "" && !strings.HasPrefix(path, "/pod/") && !strings.HasPrefix(path, "/pid/of/") && path != guestNetwork || ns["type"] == "time" {
 				t.Errorf("let through: %s", got.config)
 			}
 		}

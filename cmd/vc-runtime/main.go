@@ -79,6 +79,8 @@ func openRuntime(p *program, s settings) (verbs, error) {
 		Log:    p.log,
 		Exe:    exe,
 		Stderr: p.stderr,
+
+		NotifySocket: os.Getenv("NOTIFY_SOCKET"),
 	}, nil
 }
 

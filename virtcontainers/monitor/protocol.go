@@ -62,6 +62,10 @@ const (
 	// OpEvents has a first Reply, and then one for each OOM kill in the
 	// container. The connection ends with the container.
 	OpEvents Op = "events"
+	// OpReady answers when the container has said that it is ready
+	// (sd_notify(3)), which it may do before it is started; with ESRCH when it
+	// ends without.
+	OpReady Op = "ready"
 )
 
 // Request is what a client sends.

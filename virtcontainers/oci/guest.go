@@ -3,6 +3,7 @@ package oci
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -29,6 +30,8 @@ type GuestOptions struct {
 	// PIDOf is the container of the same sandbox whose pid namespace it joins;
 	// "" where it has its own.
 	PIDOf string
+	// Notify gives it a socket for sd_notify(3).
+	Notify bool
 }
 
 // Guest is a bundle as the guest gets it.
@@ -204,7 +207,21 @@ func (t *translation) run() error {
 	if err := t.mapMounts(src.Mounts); err != nil {
 		return err
 	}
+	if t.opts.Notify {
+		t.addNotify()
+	}
 	return checkStrings(t.spec, "")
+}
+
+// addNotify tells the process of the socket that the agent listens on, at the
+// place and in the way of runc (notify_socket.go).
+func (t *translation) addNotify() {
+	const dir = "/run/notify"
+	t.spec.Process.Env = append(slices.Clone(t.spec.Process.Env), "NOTIFY_SOCKET="+dir+"/notify.sock")
+	t.spec.Mounts = append(t.spec.Mounts, specs.Mount{
+		Destination: dir, Type: "bind", Source: notifySource,
+		Options: []string{"bind", "nosuid", "noexec", "nodev", "ro"},
+	})
 }
 
 func (t *translation) mapLinux(dst, src *specs.Linux) error {

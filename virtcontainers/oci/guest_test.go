@@ -265,6 +265,30 @@ func TestNetworkSysctl(t *testing.T) {
 	}
 }
 
+// TestNotify: the socket is added in the guest only.
+func TestNotify(t *testing.T) {
+	spec := DefaultSpec()
+	mounts, env := len(spec.Mounts), slices.Clone(spec.Process.Env)
+	g, err := (&Bundle{Spec: spec}).guest(GuestOptions{ID: testID, Notify: true}, fakeHost{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got specs.Spec
+	if err := json.Unmarshal(g.Spec, &got); err != nil {
+		t.Fatal(err)
+	}
+	want := specs.Mount{Destination: "/run/notify", Type: "bind", Source: "notify", Options: []string{"bind", "nosuid", "noexec", "nodev", "ro"}}
+	if diff := cmp.Diff(want, got.Mounts[len(got.Mounts)-1]); diff != "" || len(got.Mounts) != mounts+1 {
+		t.Errorf("mount (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(append(env, "NOTIFY_SOCKET=/run/notify/notify.sock"), got.Process.Env); diff != "" {
+		t.Errorf("env (-want +got):\n%s", diff)
+	}
+	if len(spec.Mounts) != mounts || !slices.Equal(spec.Process.Env, env) || len(g.Binds) != 0 {
+		t.Error("the bundle has changed, or something is shared")
+	}
+}
+
 // TestPodNamespaces shares what the role and the paths of the bundle ask for.
 func TestPodNamespaces(t *testing.T) {
 	own := specs.LinuxNamespace{Type: specs.IPCNamespace}

@@ -21,11 +21,12 @@ var ownNamespaces = []specs.LinuxNamespaceType{
 }
 
 // What the agent finds in the guest by these names, as the path of a namespace
-// or the source of a tmpfs.
+// or the source of a mount.
 const (
 	podNamespace       = "pod"        // that of the pod's containers
 	containerNamespace = "container/" // and an id: that of the container
 	podShm             = "pod/shm"    // the pod's shared memory
+	notifySource       = "notify"     // the folder of the container's socket for sd_notify(3)
 )
 
 // asked is what a bundle says of a kind of namespace.

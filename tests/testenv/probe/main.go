@@ -27,6 +27,7 @@ var probes = map[string]func(path string) error{
 	"status":  status,
 	"network": network,
 	"get":     get,
+	"notify":  notify,
 }
 
 func main() {
@@ -235,6 +236,27 @@ func locks(path string) error {
 	}
 	if err := unix.FcntlFlock(g.Fd(), unix.F_OFD_SETLK, &all); !errors.Is(err, unix.EAGAIN) {
 		return fmt.Errorf("second OFD lock: %v, expected EAGAIN", err)
+	}
+	return nil
+}
+
+// notify says on a socket of sd_notify(3) what does not matter to anybody, then
+// that this is ready, and then more.
+func notify(path string) error {
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: path})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	long := bytes.Repeat([]byte("STATUS=long\n"), 1000)
+	for _, text := range []string{"STATUS=READY=1", "MAINPID=1\nFDSTORE=1", "", string(long), "READY=1\nMAINPID=1\nSTATUS=up"} {
+		if _, err := c.Write([]byte(text)); err != nil {
+			return err
+		}
+	}
+	// It is not the container's: what others do with it is not at risk.
+	if err := os.Remove(path); !errors.Is(err, unix.EROFS) {
+		return fmt.Errorf("remove the socket: %v, expected EROFS", err)
 	}
 	return nil
 }

@@ -66,6 +66,8 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 		reply(conn, nil)
 	case monitor.OpEvents:
 		s.serveEvents(conn, &req)
+	case monitor.OpReady:
+		reply(conn, s.awaitReady(ctx, conn, &req))
 	default:
 		rep, err := s.answer(ctx, &req)
 		if err != nil {
