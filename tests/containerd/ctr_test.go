@@ -3,7 +3,6 @@ package containerd
 import (
 	"fmt"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +21,7 @@ func ctrCommand(s *testenv.Suite, args ...string) testenv.Command {
 
 // runFlags are `ctr run` with the runtime under test.
 func runFlags(s *testenv.Suite) []string {
-	return []string{"run", "--runc-binary", filepath.Join(s.Dir, "runtime"), "--cgroup", "/" + s.Prefix + "/ctr"}
+	return []string{"run", "--runc-binary", testenv.Installed, "--cgroup", "/" + s.Prefix + "/ctr"}
 }
 
 // ctr is one test's ctr.

@@ -2,7 +2,8 @@
 // with ctr, and through its CRI plugin as the kubelet does.
 //
 // The daemon has its own folders and socket, and the suite's namespaces. Its
-// configuration is the drop-in in packaging/, and what a machine has anyway.
+// configuration is the drop-in in packaging/, as it is, and what a machine has
+// anyway; the runtime is where the drop-in says.
 // Images are made here; there is no registry.
 package containerd
 
@@ -35,7 +36,7 @@ const (
 	handler    = "vc-runtime"
 	socket     = "/run/containerd-test/containerd.sock"
 	bridge     = "vctest0"
-	dropIn     = "../../packaging/containerd/config.toml"
+	dropIn     = "containerd/config.toml"
 )
 
 func TestMain(m *testing.M) { os.Exit(testenv.Main(m, &suite, prepare)) }
@@ -54,9 +55,13 @@ func prepare(s *testenv.Suite) (func() error, error) {
 	if err := ip(s, "link", "set", "lo", "up"); err != nil {
 		return nil, err
 	}
-	config, err := writeConfig(s)
+	uninstall, err := s.Install(nil)
 	if err != nil {
 		return nil, err
+	}
+	config, err := writeConfig(s)
+	if err != nil {
+		return nil, errors.Join(err, uninstall())
 	}
 	path, err := exec.LookPath("containerd")
 	if err != nil {
@@ -66,7 +71,7 @@ func prepare(s *testenv.Suite) (func() error, error) {
 		return nil, err
 	}
 	undo := func() error {
-		return errors.Join(daemon.Stop(), removeBridge(s), unix.Unmount("/var/lib", 0), removeCgroup(s))
+		return errors.Join(daemon.Stop(), removeBridge(s), unix.Unmount("/var/lib", 0), removeCgroup(s), uninstall())
 	}
 	if err := warmUp(s); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w; the log: %s", err, daemon.Tail()), undo())
@@ -140,23 +145,22 @@ func in(t table, names ...string) table {
 	return t
 }
 
-// writeConfig writes containerd's configuration: the drop-in, with the runtime
-// under test, and the suite's places.
+// writeConfig writes containerd's configuration: the drop-in, and the suite's
+// places. An import would do, but for containerd 1.6: there a plugin's table in one
+// file takes the place of the whole of it in another.
 func writeConfig(s *testenv.Suite) (string, error) {
 	config := table{}
-	if _, err := toml.DecodeFile(dropIn, &config); err != nil {
-		return "", err
-	}
-	wrapper, err := writeWrapper(s)
+	text, err := testenv.DropIn(dropIn)
 	if err != nil {
 		return "", err
 	}
-	cri := in(config, "plugins", "io.containerd.grpc.v1.cri")
-	options := in(cri, "containerd", "runtimes", handler, "options")
-	if options["BinaryName"] != "/usr/local/bin/vc-runtime" {
-		return "", fmt.Errorf("%s has no BinaryName", dropIn)
+	if err := toml.Unmarshal(text, &config); err != nil {
+		return "", fmt.Errorf("%s: %w", dropIn, err)
 	}
-	options["BinaryName"] = wrapper
+	cri := in(config, "plugins", "io.containerd.grpc.v1.cri")
+	if runtime := in(cri, "containerd", "runtimes", handler, "options")["BinaryName"]; runtime != testenv.Installed {
+		return "", fmt.Errorf("%s: BinaryName is %v", dropIn, runtime)
+	}
 	cri["sandbox_image"] = pauseImage
 	cri["disable_apparmor"] = true
 	in(cri, "cni")["bin_dir"] = "/usr/lib/cni"
@@ -178,18 +182,6 @@ func writeConfig(s *testenv.Suite) (string, error) {
 		return "", err
 	}
 	return path, errors.Join(f.Close(), writeNetwork(s))
-}
-
-// writeWrapper gives the path of the runtime with the suite's configuration,
-// which containerd has no flag for.
-func writeWrapper(s *testenv.Suite) (string, error) {
-	config := filepath.Join(s.Dir, "vc-runtime.toml")
-	if err := os.WriteFile(config, []byte(s.Settings().TOML()), 0o644); err != nil {
-		return "", err
-	}
-	path := filepath.Join(s.Dir, "runtime")
-	text := fmt.Sprintf("#!/bin/sh\nexec %s --config %s \"$@\"\n", s.Runtime, config)
-	return path, os.WriteFile(path, []byte(text), 0o755)
 }
 
 // writeNetwork makes a network of bridge and host-local.

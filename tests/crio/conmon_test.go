@@ -1,6 +1,6 @@
 // Package crio replays how CRI-O calls a runtime, with Debian's conmon: the
 // command lines are those of CRI-O's internal/oci/runtime_oci.go. Debian 12 has no
-// CRI-O itself.
+// CRI-O itself. Runtime and conmon are those of packaging/crio.
 //
 //	VC_CRIO_CYCLES  how many containers are stopped; 20
 package crio
@@ -20,10 +20,27 @@ import (
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
 
-// suite is set by TestMain.
-var suite *testenv.Suite
+// suite and handler are set by TestMain.
+var (
+	suite   *testenv.Suite
+	handler runtimeHandler
+)
 
-func TestMain(m *testing.M) { os.Exit(testenv.Main(m, &suite, nil)) }
+func TestMain(m *testing.M) { os.Exit(testenv.Main(m, &suite, prepare)) }
+
+// prepare puts the runtime where the drop-in says.
+func prepare(s *testenv.Suite) (func() error, error) {
+	text, err := testenv.DropIn(dropIn)
+	if err != nil {
+		return nil, err
+	}
+	config, err := readDropIn(string(text))
+	if err != nil {
+		return nil, err
+	}
+	handler = config.Crio.Runtime.Runtimes["vc-runtime"]
+	return s.Install(nil)
+}
 
 // limit is for what should take seconds, on a machine that is overloaded.
 const limit = 3 * time.Minute
@@ -101,7 +118,7 @@ func (p *pod) create(options ...testenv.Option) *container {
 		p.Fatal(err)
 	}
 	res := p.Run(p, testenv.Command{
-		Path: testenv.Tool(p, "conmon"), Args: c.conmonArgs(), Files: []*os.File{syncChild, startChild},
+		Path: handler.MonitorPath, Args: c.conmonArgs(), Files: []*os.File{syncChild, startChild},
 		Env: []string{"XDG_RUNTIME_DIR=", "_OCI_SYNCPIPE=3", "_OCI_STARTPIPE=4"},
 	})
 	syncChild.Close()
@@ -127,7 +144,7 @@ func (c *container) file(name string) string { return filepath.Join(c.bundle.Dir
 func (c *container) conmonArgs() []string {
 	args := []string{
 		"-b", c.bundle.Dir, "-c", c.id, "--exit-dir", c.exits, "-l", c.file("log"), "--log-level", "info", "-n", "k8s_" + c.id,
-		"-P", c.file("conmon.pid"), "-p", c.file("pidfile"), "--persist-dir", c.bundle.Dir, "-r", c.Runtime,
+		"-P", c.file("conmon.pid"), "-p", c.file("pidfile"), "--persist-dir", c.bundle.Dir, "-r", handler.RuntimePath,
 		"--socket-dir-path", c.exits, "-u", c.id,
 	}
 	for _, flag := range flags(c.Globals()) {
@@ -183,11 +200,12 @@ func TestConmonEnds(t *testing.T) {
 	e := suite.New(t)
 	e.NeedVM()
 	p := newPod(e)
-	first, second := p.create(testenv.Shell("exit 3")), p.create(testenv.Shell("sleep 1000000 & trap 'exit 4' TERM; wait"))
+	first, second := p.create(testenv.Shell("exit 3")), p.create(testenv.Shell("trap 'exit 4' TERM; touch /ready; sleep 1000000 & wait"))
 	first.OK("start", first.id)
 	second.OK("start", second.id)
 	e.Equal("exit code", first.ended(), 3)
 	first.delete()
+	second.ready()
 	e.IsStatus(second.id, "running")
 	e.OK("kill", second.id, "15")
 	e.Equal("exit code", second.ended(), 4)

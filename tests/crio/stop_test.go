@@ -80,10 +80,7 @@ func (p *pod) cycle(prog program, delay time.Duration) {
 	p.Helper()
 	c := p.create(testenv.Shell(prog.script))
 	c.OK("start", c.id)
-	testenv.Eventually(p, limit, func() error {
-		_, err := os.Stat(filepath.Join(c.bundle.Rootfs, "ready"))
-		return err
-	})
+	c.ready()
 	p.IsStatus(c.id, "running")
 	if prog.onItsOwn {
 		// Written from the host while the stop begins.
@@ -109,6 +106,16 @@ func (p *pod) cycle(prog program, delay time.Duration) {
 		p.Errorf("exit code %d, expected one of %v", code, prog.codes)
 	}
 	c.delete()
+}
+
+// ready waits until the program has made its file: TERM before its trap is set would
+// go to the first process of a namespace, which ignores it.
+func (c *container) ready() {
+	c.Helper()
+	testenv.Eventually(c, limit, func() error {
+		_, err := os.Stat(filepath.Join(c.bundle.Rootfs, "ready"))
+		return err
+	})
 }
 
 // stop is CRI-O's: TERM by number, a look at the process every 100 ms for the

@@ -91,9 +91,9 @@ func TestSecretsVolumesInit(t *testing.T) {
 }
 
 // TestRestart has a container that fails be started again, and end at last.
+// podman 4.3 starts it again without its --runtime-flag.
 func TestRestart(t *testing.T) {
 	p := newPodman(t)
-	p.defaultConfig()
 	id := p.detached("--restart", "on-failure:2", image, "sh", "-c", "echo run; exit 3")
 	testenv.Eventually(t, 2*time.Minute, func() error {
 		if got := p.ok("inspect", "--format", "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", id); got != "2 exited 3" {
@@ -102,33 +102,6 @@ func TestRestart(t *testing.T) {
 		return nil
 	})
 	p.Equal("log", p.ok("logs", id), "run\nrun\nrun")
-}
-
-// defaultConfig makes the test's configuration the default one: podman 4.3
-// starts a container again without its --runtime-flag.
-func (p podman) defaultConfig() {
-	p.Helper()
-	if !p.IsVM() {
-		return
-	}
-	upper := p.Path("etc")
-	for _, dir := range []string{"upper/vc-runtime", "work"} {
-		if err := os.MkdirAll(filepath.Join(upper, dir), 0o755); err != nil {
-			p.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(upper, "upper/vc-runtime/config.toml"), []byte(p.Read(p.Config)), 0o644); err != nil {
-		p.Fatal(err)
-	}
-	options := fmt.Sprintf("lowerdir=/etc,upperdir=%s/upper,workdir=%s/work", upper, upper)
-	if err := unix.Mount("overlay", "/etc", "overlay", 0, options); err != nil {
-		p.Fatal(err)
-	}
-	p.Cleanup(func() {
-		if err := unix.Unmount("/etc", 0); err != nil {
-			p.Error(err)
-		}
-	})
 }
 
 // TestPod has two containers in one pod, that is in one machine: they share the

@@ -1,9 +1,10 @@
 // Package e2e drives the runtime with the container engines that it is for.
 // The engines come from Debian and are not modified.
 //
-// podman needs no settings but its own: storage and locks of the suite, and
-// the runtime by its path. It calls some verbs without its runtime flags, so
-// that the runtime's default state folder is used, in the suite's own /run.
+// podman needs no settings but its own: storage and locks of the suite. It reads
+// packaging/containers.conf as it is, and finds the runtime where that says. It
+// calls some verbs without its runtime flags, so that the runtime's default state
+// folder is used, in the suite's own /run.
 package e2e
 
 import (
@@ -24,13 +25,31 @@ import (
 // suite is set by TestMain.
 var suite *testenv.Suite
 
-const image = "localhost/busybox:test"
+const (
+	image   = "localhost/busybox:test"
+	runtime = "vc-runtime" // as the drop-in calls it
+)
 
 func TestMain(m *testing.M) { os.Exit(testenv.Main(m, &suite, prepare)) }
 
 // prepare imports the image. podman then has everything in place that it
 // never takes away.
 func prepare(s *testenv.Suite) (func() error, error) {
+	dropIn, err := testenv.DropIn("containers.conf")
+	if err != nil {
+		return nil, err
+	}
+	uninstall, err := s.Install(map[string][]byte{"containers/containers.conf": dropIn})
+	if err != nil {
+		return nil, err
+	}
+	if err := warmUp(s); err != nil {
+		return nil, errors.Join(err, takeAway(s), uninstall())
+	}
+	return func() error { return errors.Join(takeAway(s), uninstall()) }, nil
+}
+
+func warmUp(s *testenv.Suite) error {
 	// podman mounts its storage on itself, and takes that away when it thinks
 	// that nobody uses it. A container's mount is below it.
 	storage := "mount " + filepath.Join(s.Dir, "storage", "overlay")
@@ -38,38 +57,34 @@ func prepare(s *testenv.Suite) (func() error, error) {
 	archive := filepath.Join(s.Dir, "image.tar")
 	tar, err := exec.LookPath("tar")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	res, err := s.Exec(testenv.Command{Path: tar, Args: []string{"-C", s.Base, "-cf", archive, "."}})
 	if err == nil && res.Code != 0 {
 		err = errors.New(res.String())
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	config := filepath.Join(s.Dir, "podman.toml")
-	if err := os.WriteFile(config, []byte(s.Settings().TOML()), 0o644); err != nil {
-		return nil, err
-	}
-	warmUp := [][]string{
+	commands := [][]string{
 		{"import", "--change", `CMD ["sh"]`, archive, image},
 		// Makes the folders, files and cgroups that stay.
 		append(append([]string{"run"}, runFlags(s)...), "--rm", image, "true"),
 	}
-	for _, args := range warmUp {
-		cmd, err := podmanCommand(s, config, args...)
+	for _, args := range commands {
+		cmd, err := podmanCommand(s, testenv.InstalledConfig, args...)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		res, err := s.Exec(cmd)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if res.Code != 0 {
-			return nil, errors.New(res.String())
+			return errors.New(res.String())
 		}
 	}
-	return func() error { return takeAway(s) }, nil
+	return nil
 }
 
 // takeAway undoes what podman leaves in place for the next time.
@@ -102,7 +117,7 @@ func podmanCommand(s *testenv.Suite, config string, args ...string) (testenv.Com
 	global := []string{
 		"--root", in("storage"), "--runroot", "/run/podman-test", "--tmpdir", "/run/podman-tmp",
 		"--storage-driver", "overlay", "--cgroup-manager", "cgroupfs", "--events-backend", "file",
-		"--runtime", s.Runtime,
+		"--runtime", runtime,
 	}
 	if s.IsVM() {
 		global = append(global, "--runtime-flag", "config="+config)

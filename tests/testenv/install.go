@@ -9,12 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Installed is where the drop-ins of packaging/ look for the runtime.
-const Installed = "/usr/local/bin/vc-runtime"
+const (
+	// Installed is where the drop-ins of packaging/ look for the runtime.
+	Installed = "/usr/local/bin/vc-runtime"
+	// InstalledConfig is what the runtime reads without --config.
+	InstalledConfig = "/etc/vc-runtime/config.toml"
+)
 
 // Install puts the runtime under test and the suite's settings of it where a
-// machine has them, Installed and /etc/vc-runtime/config.toml, and files of
-// engines into /etc: path below /etc to content. So engines can be given the
+// machine has them, Installed and InstalledConfig, and files of engines into /etc: path below /etc to content. So engines can be given the
 // drop-ins as they are. All is on overlays in the suite's mount namespace, which
 // the machine itself does not see, nor what engines write into /etc.
 //
@@ -36,12 +39,11 @@ func (s *Suite) Install(etc map[string][]byte) (undo func() error, err error) {
 		}
 		mounted = append(mounted, dir)
 	}
-	files := map[string][]byte{"vc-runtime/config.toml": []byte(s.Settings().TOML())}
+	files := map[string][]byte{InstalledConfig: []byte(s.Settings().TOML())}
 	for name, content := range etc {
-		files[name] = content
+		files[filepath.Join("/etc", name)] = content
 	}
-	for name, content := range files {
-		path := filepath.Join("/etc", name)
+	for path, content := range files {
 		err := os.MkdirAll(filepath.Dir(path), 0o755)
 		if err == nil {
 			err = os.WriteFile(path, content, 0o644)
