@@ -28,6 +28,9 @@ type Hello struct {
 	Version  string `json:"version"` // version of the agent
 	ImageID  string `json:"imageId"` // build id in the guest image's manifest
 	UptimeMs int64  `json:"uptimeMs"`
+	// Warning is what did not work that a guest can do without, in a template;
+	// "" for nothing.
+	Warning string `json:"warning,omitempty"`
 }
 
 // Welcome is the host's answer to Hello.

@@ -24,10 +24,12 @@ const maxLog = 64 << 10
 
 // Runtime is how crun is called.
 type Runtime struct {
-	Path    string // of the program
+	Path    string // of the program; Seal changes it
 	State   string // folder for crun's own state
 	Scratch string // folder for the files of single calls
 	Reaper  *reaper.Reaper
+
+	sealed *os.File // keeps the sealed program open
 }
 
 // Process is what Create and Exec need to know of a process besides its spec.

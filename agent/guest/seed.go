@@ -32,29 +32,20 @@ func addEntropy(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
-	f, err := os.OpenFile("/dev/urandom", os.O_RDWR, 0)
+	// Not an os.File, which looks whether it can be polled: clones wait here.
+	fd, err := unix.Open("/dev/urandom", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return &os.PathError{Op: "open", Path: "/dev/urandom", Err: err}
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	// struct rand_pool_info { int entropy_count; int buf_size; __u32 buf[]; }
 	info := make([]byte, 8, 8+len(b))
 	binary.NativeEndian.PutUint32(info[0:], uint32(8*len(b)))
 	binary.NativeEndian.PutUint32(info[4:], uint32(len(b)))
 	info = append(info, b...)
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var errno unix.Errno
-	err = raw.Control(func(fd uintptr) {
-		_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
-		if errno == 0 {
-			_, _, errno = unix.Syscall(unix.SYS_IOCTL, fd, rndReseedCRNG, 0)
-		}
-	})
-	if err != nil {
-		return err
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.RNDADDENTROPY, uintptr(unsafe.Pointer(&info[0])))
+	if errno == 0 {
+		_, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rndReseedCRNG, 0)
 	}
 	if errno != 0 {
 		return errno

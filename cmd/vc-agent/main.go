@@ -84,13 +84,18 @@ func run(ctx context.Context, logger *log.Logger) error {
 
 	reap := reaper.New()
 	go reap.Run(ctx)
-	finish := newFinish(spans.With(ctx, notes), guest.Finish, makeFolders, modules.Preload)
+	runtime := &crun.Runtime{Path: crunPath, State: crunState, Scratch: callsDir, Reaper: reap}
+	finish := newFinish(spans.With(ctx, notes), guest.Finish, makeFolders, modules.Preload, runtime.Seal)
 	vsock := &guest.Vsock{Modules: modules}
 	listen := func() (server.Listener, error) { return vsock.Listen() }
+	cfg := serverConfig(logger, runtime, reap, modules, finish.wait, notes)
+	hello := api.Hello{Protocol: api.ProtocolVersion, Version: version, ImageID: imageID}
 	if guest.IsTemplate() {
-		if err := settle(ctx, logger, finish, vsock); err != nil {
+		warning, err := settle(ctx, cfg, runtime, finish, vsock)
+		if err != nil {
 			return err
 		}
+		hello.Warning = warning
 	}
 	go func() {
 		if err := finish.wait(ctx); err != nil {
@@ -98,9 +103,9 @@ func run(ctx context.Context, logger *log.Logger) error {
 		}
 		logger.Print(guest.BoundPageCache(ctx))
 	}()
-	srv := newServer(logger, reap, modules, finish.wait, notes)
+	srv := server.New(cfg)
 	for {
-		err := session(ctx, port, listen, srv, imageID, finish.start)
+		err := session(ctx, port, listen, srv, hello, finish.start)
 		if errors.Is(err, syscall.ENODEV) || errors.Is(err, os.ErrClosed) {
 			return err // the port is gone
 		}
@@ -119,29 +124,33 @@ func keepSignals() {
 }
 
 // settle does everything that clones need not do again. Hello, which says that
-// the machine can be saved, comes after it.
-func settle(ctx context.Context, logger *log.Logger, finish *finish, vsock *guest.Vsock) error {
+// the machine can be saved, comes after it. warning is what did not work that
+// clones can do without.
+func settle(ctx context.Context, cfg server.Config, runtime *crun.Runtime, finish *finish, vsock *guest.Vsock) (warning string, err error) {
 	finish.start()
 	if guest.HasVsock() {
 		if err := vsock.Prepare(); err != nil {
-			logger.Print(err) // a clone's host hears of it when it asks for vsock
+			cfg.Log.Print(err) // a clone's host hears of it when it asks for vsock
 		}
 	}
 	if err := finish.wait(ctx); err != nil {
-		return err
+		return "", err
 	}
-	return guest.ClearFreeMemory()
+	if err := rehearse(ctx, cfg, runtime.Path); err != nil {
+		warning = err.Error()
+	}
+	return warning, guest.ClearFreeMemory()
 }
 
 // session greets the host and serves it until it goes away. The rest of the
 // set-up starts once Hello is out.
-func session(ctx context.Context, port *guest.Port, listen func() (server.Listener, error), srv *server.Server, imageID string, finish func()) error {
+func session(ctx context.Context, port *guest.Port, listen func() (server.Listener, error), srv *server.Server, hello api.Hello, finish func()) error {
 	conn, err := port.Session()
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	hello := api.Hello{Protocol: api.ProtocolVersion, Version: version, ImageID: imageID, UptimeMs: uptime().Milliseconds()}
+	hello.UptimeMs = uptime().Milliseconds()
 	welcome, err := server.Greet(helloThen{conn, finish}, hello)
 	if err != nil {
 		return err
@@ -174,10 +183,10 @@ func (h helloThen) Write(b []byte) (int, error) {
 	return n, err
 }
 
-func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, ready func(context.Context) error, notes *spans.Log) *server.Server {
-	return server.New(server.Config{
+func serverConfig(logger *log.Logger, runtime *crun.Runtime, reap *reaper.Reaper, modules *guest.Modules, ready func(context.Context) error, notes *spans.Log) server.Config {
+	return server.Config{
 		Dir:         containersDir,
-		Runtime:     &crun.Runtime{Path: crunPath, State: crunState, Scratch: callsDir, Reaper: reap},
+		Runtime:     runtime,
 		Shares:      &guest.Shares{Modules: modules, Reaper: reap},
 		Disks:       &guest.Disks{Modules: modules, Reaper: reap},
 		Network:     &guest.Network{Modules: modules},
@@ -190,7 +199,7 @@ func newServer(logger *log.Logger, reap *reaper.Reaper, modules *guest.Modules, 
 		Ready: ready,
 		Spans: notes,
 		Log:   logger,
-	})
+	}
 }
 
 // finish runs the rest of the set-up once, in the background.

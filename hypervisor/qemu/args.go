@@ -40,9 +40,13 @@ type Layout struct {
 //	pcie_ports=compat  hotplug goes by ACPI: no port service to probe for
 //	swiotlb=noforce  no 64 MiB set aside for devices that cannot reach all memory,
 //	                 which a machine that can grow could have
+//	pcie_aspm=off  no link of an emulated slot saves power
+//	lsm=           without AppArmor and Tomoyo, which have no rules in the guest and
+//	               stand in the way of every path; bpf bans vsock (agent/guest)
 var kernelArgs = []string{
 	"console=ttyS0", "quiet", "panic=-1", "reboot=t",
 	"tsc=reliable", "no_timer_check", "cryptomgr.notests", "pcie_ports=compat", "swiotlb=noforce",
+	"pcie_aspm=off", "lsm=landlock,yama,bpf",
 }
 
 // Args is the command line of the QEMU for cfg, without argv[0]: a pure

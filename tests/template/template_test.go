@@ -225,6 +225,10 @@ func TestCommand(t *testing.T) {
 	if again := strings.TrimSpace(c.OK("template", "create").Stdout); again != key || filepath.Base(c.only()) != key {
 		t.Errorf("keys %s and %s, folder %s", key, again, c.only())
 	}
+	// Its guest has run a container already.
+	if meta := c.Read(filepath.Join(c.only(), "meta.json")); !strings.Contains(meta, `"greeting"`) || strings.Contains(meta, `"warning"`) {
+		t.Errorf("the template: %s", meta)
+	}
 	// A container is a clone of it, and that shows.
 	sleeper := c.Started(nil, testenv.Args("sleep", "1000"))
 	if all := list(); len(all) != 1 || all[0].Key != key || !all[0].InUse || all[0].Useless != "" || all[0].Size < 1<<20 {

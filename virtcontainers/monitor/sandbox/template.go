@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,9 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 	m.template = use
 	if made {
 		m.Notices = append(m.Notices, "made a template of the virtual machine: others start faster from now on")
+		if hello, err := greetingOf(entry); err == nil && hello.Warning != "" {
+			m.Notices = append(m.Notices, "they would start faster still, but for this in the template: "+consoleTail([]byte(hello.Warning)))
+		}
 	}
 	if made || b.check {
 		return m, nil
@@ -108,7 +112,7 @@ func (b *booting) answers(ctx context.Context, m *Machine) error {
 	hurry := b.patience(b.cloneLimit(), "the clone, for an answer")
 	ctx, cancel := hurry.watch(ctx)
 	defer cancel()
-	_, err := m.Guest.ListProcesses(ctx, &api.ContainerRequest{})
+	_, err := m.Guest.Spans(ctx, &api.SpansRequest{After: math.MaxUint64})
 	var answer *api.GuestError
 	if err == nil || errors.As(err, &answer) {
 		return nil
