@@ -42,6 +42,8 @@ type step struct {
 	stdin string
 	tty   bool
 	null  bool // stdio is /dev/null, for what stays behind
+	// host is done instead, to the bundle.
+	host func(t testing.TB, b *bundle)
 }
 
 // bundle is a case's bundle. It has the same path for both runtimes.
@@ -187,6 +189,10 @@ func (r *runner) perform(c *testCase, b *bundle) []string {
 	defer r.Do("delete", "--force", id)
 	lines := r.do(step{args: []string{"create", "--bundle", "DIR", "ID"}, null: true}, b, id)
 	for _, s := range c.steps {
+		if s.host != nil {
+			s.host(r.TB, b)
+			continue
+		}
 		lines = append(lines, "step "+strings.Join(s.args, " "))
 		lines = append(lines, r.do(s, b, id)...)
 	}

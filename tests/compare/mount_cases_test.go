@@ -1,9 +1,11 @@
 package compare
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -73,6 +75,77 @@ func both(list ...func(testing.TB, *bundle)) func(testing.TB, *bundle) {
 		for _, f := range list {
 			f(t, b)
 		}
+	}
+}
+
+// etc are the files that engines bind over those of the rootfs.
+var etc = []string{"hostname", "hosts", "resolv.conf"}
+
+// bindEtc binds files over those in /etc.
+func bindEtc(t testing.TB, b *bundle) {
+	dir := b.volume(t, "etc")
+	for _, name := range etc {
+		b.mount(b.write(t, filepath.Join(dir, name), "first "+name+"\n", 0o644), "/etc/"+name, "bind", "rbind", "rprivate")
+	}
+}
+
+// changeEtc changes the files on the host.
+func changeEtc(change func(path, name string) error) step {
+	return step{host: func(t testing.TB, b *bundle) {
+		for _, name := range etc {
+			if err := change(b.path("volumes/etc/"+name), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}}
+}
+
+// writeEtc writes the files in place, as docker and podman do.
+func writeEtc(text string) step {
+	return changeEtc(func(path, name string) error { return os.WriteFile(path, []byte(text+" "+name+"\n"), 0o644) })
+}
+
+// appendEtc makes them longer.
+func appendEtc(text string) step {
+	return changeEtc(func(path, name string) error {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(text + " " + name + "\n")
+		return errors.Join(err, f.Close())
+	})
+}
+
+// replaceEtc puts other files in their place, as editors and resolvconf do. The
+// container goes on with those that it was given.
+func replaceEtc(text string) step {
+	return changeEtc(func(path, name string) error {
+		if err := os.WriteFile(path+".new", []byte(text+" "+name+"\n"), 0o644); err != nil {
+			return err
+		}
+		return os.Rename(path+".new", path)
+	})
+}
+
+// seeEtc waits for a text in all of them (what the guest knows of a file may be
+// a second old), and shows them.
+func seeEtc(text string) step {
+	return run("cd /etc; for f in " + strings.Join(etc, " ") + "; do until grep -q " + text + " $f; do sleep 0.1; done; cat $f; stat -c '%s %a %h' $f; done")
+}
+
+// bindEtcCases are about files of the host that change under a container.
+func bindEtcCases() []testCase {
+	remove := changeEtc(func(path, _ string) error { return os.Remove(path) })
+	return []testCase{
+		{name: "bind-etc-written", prepare: bindEtc, steps: []step{
+			seeEtc("first"), start, writeEtc("second, which is longer,"), seeEtc("second"), appendEtc("third"), seeEtc("third"), writeEtc("4"), seeEtc("4"),
+		}, short: true},
+		{name: "bind-etc-replaced", prepare: bindEtc, steps: []step{
+			start, seeEtc("first"), replaceEtc("second"), run("sleep 1.5"), seeEtc("first"), run("echo inside >>/etc/hosts; cat /etc/hosts"),
+		}, short: true},
+		{name: "bind-etc-replaced-created", prepare: bindEtc, steps: []step{replaceEtc("second"), start, run("sleep 1.5"), seeEtc("first")}},
+		{name: "bind-etc-removed", prepare: bindEtc, steps: []step{start, remove, run("sleep 1.5"), seeEtc("first"), run("echo inside >/etc/hosts; cat /etc/hosts; rm /etc/hosts")}},
 	}
 }
 

@@ -13,7 +13,7 @@ func allCases() []testCase {
 	var all []testCase
 	for _, list := range [][]testCase{
 		processCases(), userCases(), capabilityCases(), limitCases(), seccompCases(), exitCases(), terminalCases(),
-		fileCases(), bindCases(), tmpfsCases(), kernelMountCases(), pathCases(), deviceCases(), namespaceCases(),
+		fileCases(), bindCases(), bindEtcCases(), tmpfsCases(), kernelMountCases(), pathCases(), deviceCases(), namespaceCases(),
 		hookCases(), execCases(), configCases(),
 	} {
 		all = append(all, list...)
