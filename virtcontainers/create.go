@@ -252,6 +252,9 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
 	}
 	undo.pushSandbox(func(context.Context) error { return r.forget(p.ID) })
+	if err := forgetOOM(p.bundle.Dir); err != nil {
+		return nil, err
+	}
 
 	span := trace.Begin(ctx, trace.Phase, "make the cgroups")
 	p.place, err = r.newPlace(rec, cgroup.LimitsOf(p.bundle.Limits(), p.role == oci.Single), undo)
@@ -304,6 +307,20 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 // oomName is the file in the bundle by which engines know that the container
 // has had too little memory (conmon).
 const oomName = "oom"
+
+// forgetOOM removes the file that an earlier container of the same bundle has
+// left. One with something in it is not ours.
+func forgetOOM(bundle string) error {
+	path := filepath.Join(bundle, oomName)
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
 
 // spawnShim starts the container's shim and waits until it has made the
 // container in the guest.

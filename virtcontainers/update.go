@@ -73,8 +73,12 @@ func (r *Runtime) setLimits(ctx context.Context, rec *state.Container, kept, gue
 	if err := limitPlace(ctx, rec, cgroup.LimitsOf(&res, ownMachine)); err != nil {
 		return err
 	}
-	_, err = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: guest, Demand: size.Of(&res)})
-	return err
+	rep, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpUpdate, Spec: guest, Demand: size.Of(&res)})
+	if err != nil {
+		return err
+	}
+	r.notice(rep.Notices)
+	return nil
 }
 
 // restoreLimits sets the recorded limits again, as far as there were any.

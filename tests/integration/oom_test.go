@@ -17,6 +17,26 @@ func memoryLimit(bytes int64) testenv.Option {
 	return func(s *specs.Spec) { s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &bytes} }
 }
 
+// TestStaleOOM: an OOM kill is not that of the next container of the bundle.
+func TestStaleOOM(t *testing.T) {
+	e := suite.New(t)
+	e.NeedVM()
+	b := e.Bundle(testenv.Shell("exit 3"))
+	path := filepath.Join(b.Dir, "oom")
+	for _, content := range []string{"", "another's"} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c := e.CreateFrom(b, nil)
+		c.Start()
+		c.Equal("exit code", c.Wait(exitLimit), 3)
+		if _, err := os.Stat(path); (err == nil) != (content != "") {
+			t.Errorf("the file with %q in it: %v", content, err)
+		}
+		c.Delete()
+	}
+}
+
 // TestOOM: a container that takes more memory than its limit ends as if it had
 // been killed, and the file is there by which conmon's callers know why, before
 // the shim has gone.

@@ -82,6 +82,34 @@ func TestSizing(t *testing.T) {
 	}
 }
 
+// TestGrowthEnds: that a machine cannot have what its container may use is said
+// once, where warnings go.
+func TestGrowthEnds(t *testing.T) {
+	e := suite.New(t)
+	e.NeedVM()
+	e = e.Configured(growing)
+	b := e.Bundle(ownCgroup, memoryLimit(3<<30), cpuQuota(400000))
+	id, log := e.ID(), e.Path("log")
+	do := func(args ...string) {
+		t.Helper()
+		if res := e.Call(testenv.Command{Args: append([]string{"--log", log}, args...), Null: true}); res.Code != 0 {
+			t.Fatal(res)
+		}
+	}
+	do("create", "--bundle", b.Dir, id)
+	do("update", "--memory", "4g", "--cpu-quota", "500000", id)
+	do("delete", "--force", id)
+	text := testenv.Unquoted(e.Read(log))
+	for _, want := range []string{
+		"linux.resources.memory: for the limits of its containers the virtual machine wants 3328 MiB, and it gets 2048 at most (hypervisor.max_memory)",
+		"linux.resources.cpu: the quotas of the virtual machine's containers add up to 4 CPUs, and it gets 3 at most (hypervisor.max_cpus)",
+	} {
+		if n := strings.Count(text, want); n != 1 || strings.Count(text, "hypervisor.max_") != 2 {
+			t.Errorf("%q is said %d times: %s", want, n, text)
+		}
+	}
+}
+
 // TestPluggedMemoryWorks: a container can use all of its limit, and the file
 // server reaches the memory that was plugged.
 func TestPluggedMemoryWorks(t *testing.T) {

@@ -4,6 +4,7 @@ package size
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -22,7 +23,7 @@ func Of(r *specs.LinuxResources) Demand {
 	if r == nil {
 		return d
 	}
-	if m := r.Memory; m != nil && m.Limit != nil {
+	if m := r.Memory; m != nil && m.Limit != nil && *m.Limit < noLimit {
 		d.Memory = positive(*m.Limit)
 	}
 	if c := r.CPU; c != nil && c.Quota != nil {
@@ -34,6 +35,10 @@ func Of(r *specs.LinuxResources) Demand {
 	}
 	return d
 }
+
+// noLimit is what cgroup v1 shows where there is none, in bytes: callers that
+// have read a limit there may give it back (memory.limit_in_bytes).
+const noLimit = math.MaxInt64 &^ 4095
 
 // defaultPeriod is the kernel's for CPU quotas, in microseconds (cgroup v2,
 // cpu.max).

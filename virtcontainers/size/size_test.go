@@ -18,6 +18,7 @@ func TestOf(t *testing.T) {
 		"nothing":    {nil, Demand{}},
 		"no limits":  {&specs.LinuxResources{Memory: &specs.LinuxMemory{}, CPU: &specs.LinuxCPU{}}, Demand{}},
 		"unlimited":  {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer(int64(-1))}, CPU: &specs.LinuxCPU{Quota: pointer(int64(-1))}}, Demand{}},
+		"v1's none":  {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer(int64(9223372036854771712))}}, Demand{}},
 		"zero":       {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer(int64(0))}, CPU: &specs.LinuxCPU{Quota: pointer(int64(0)), Period: pointer(uint64(0))}}, Demand{}},
 		"memory":     {&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: pointer(int64(15 << 20))}}, Demand{Memory: 15 << 20}},
 		"quota":      {&specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: pointer(int64(150000))}}, Demand{CPU: 1500}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
@@ -20,8 +21,10 @@ type sizer struct {
 	least, most size.Machine
 	pod         size.Demand // of all containers together, where that was told
 
-	mu      sync.Mutex             // guards demands
+	mu      sync.Mutex             // guards what follows
 	demands map[string]size.Demand // by container
+	told    map[string]bool        // of which limits of growth users have been told
+	notices []string               // for the next one
 
 	// bound has the host's cgroup hold a machine of that many MiB; nil where it
 	// has no limit.
@@ -37,7 +40,7 @@ func newSizer(cfg *monitor.SandboxConfig) *sizer {
 	hv := &cfg.Config.Hypervisor
 	z := &sizer{
 		least: size.Machine{CPUs: hv.CPUs, MemoryMiB: int(hv.Memory / config.MiB)},
-		pod:   cfg.Demand, demands: make(map[string]size.Demand),
+		pod:   cfg.Demand, demands: make(map[string]size.Demand), told: make(map[string]bool),
 		turn: make(chan struct{}, 1),
 	}
 	cpus, memory := hv.Most()
@@ -107,7 +110,39 @@ func (z *sizer) want() size.Machine {
 	for _, d := range z.demands {
 		sum = sum.Plus(d)
 	}
-	return size.For(sum.AtLeast(z.pod), z.least, z.most)
+	sum = sum.AtLeast(z.pod)
+	if z.least != z.most { // one that is to grow
+		z.checkMost(size.For(sum, z.least, size.Machine{CPUs: math.MaxInt, MemoryMiB: math.MaxInt}))
+	}
+	return size.For(sum, z.least, z.most)
+}
+
+// checkMost notes what there is less of than the demands make. z.mu is held.
+func (z *sizer) checkMost(want size.Machine) {
+	if want.CPUs > z.most.CPUs {
+		z.notice("hypervisor.max_cpus", "linux.resources.cpu: the quotas of the virtual machine's containers add up to %d CPUs, and it gets %d at most", want.CPUs, z.most.CPUs)
+	}
+	if want.MemoryMiB > z.most.MemoryMiB {
+		z.notice("hypervisor.max_memory", "linux.resources.memory: for the limits of its containers the virtual machine wants %d MiB, and it gets %d at most", want.MemoryMiB, z.most.MemoryMiB)
+	}
+}
+
+// notice notes, once for each limit, that the machine is too small for its
+// containers. z.mu is held.
+func (z *sizer) notice(limit, format string, args ...any) {
+	if !z.told[limit] {
+		z.told[limit] = true
+		z.notices = append(z.notices, fmt.Sprintf(format, args...)+" ("+limit+")")
+	}
+}
+
+// takeNotices gives what there is to tell the user, once.
+func (z *sizer) takeNotices() []string {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	taken := z.notices
+	z.notices = nil
+	return taken
 }
 
 // fit grows the machine to what the demands make.
@@ -168,7 +203,10 @@ func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
 		}
 		err := m.VM.AddMemory(ctx, more)
 		if errors.Is(err, hypervisor.ErrNoSlot) {
-			return nil // it has grown many times: the rest has to do without
+			z.mu.Lock()
+			defer z.mu.Unlock()
+			z.notice("a machine can grow a few times only", "linux.resources.memory: for the limits of its containers the virtual machine wants %d MiB, and it stays at %d", want.MemoryMiB, z.have.MemoryMiB)
+			return nil
 		}
 		if err != nil {
 			return err

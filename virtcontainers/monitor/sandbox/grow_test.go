@@ -96,6 +96,50 @@ func TestMachineFits(t *testing.T) {
 	}
 }
 
+// TestGrowthEnds: whoever makes a machine want more than it may have is told,
+// and nobody after that.
+func TestGrowthEnds(t *testing.T) {
+	z, _, m := newGrowing(func(hv *config.Hypervisor) { hv.MaxMemory = config.GiB })
+	for _, step := range []struct {
+		id   string
+		d    size.Demand
+		want []string
+	}{
+		{"a", size.Demand{Memory: 500 * mib, CPU: 4000}, nil},
+		{"b", size.Demand{CPU: 100}, []string{
+			"linux.resources.cpu: the quotas of the virtual machine's containers add up to 5 CPUs, and it gets 4 at most (hypervisor.max_cpus)"}},
+		{"c", size.Demand{Memory: 300 * mib, CPU: 100}, []string{
+			"linux.resources.memory: for the limits of its containers the virtual machine wants 1056 MiB, and it gets 1024 at most (hypervisor.max_memory)"}},
+		{"d", size.Demand{Memory: 300 * mib, CPU: 9000}, nil},
+	} {
+		z.set(step.id, step.d)
+		if err := z.fit(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if got := z.takeNotices(); !slices.Equal(got, step.want) {
+			t.Errorf("%s: %q, want %q", step.id, got, step.want)
+		}
+	}
+	var vm *growingVM
+	z, vm, m = newGrowing(nil)
+	vm.slots = 1
+	for _, want := range [][]string{nil, {
+		"linux.resources.memory: for the limits of its containers the virtual machine wants 656 MiB, and it stays at 512 (a machine can grow a few times only)"}, nil} {
+		z.set(fmt.Sprint(len(z.demands)), size.Demand{Memory: 200 * mib})
+		if err := z.fit(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if got := z.takeNotices(); !slices.Equal(got, want) {
+			t.Errorf("without slots: %q, want %q", got, want)
+		}
+	}
+	z, _, m = newGrowing(func(hv *config.Hypervisor) { hv.Sizing = config.SizingStatic })
+	z.set("a", size.Demand{Memory: 500 * mib, CPU: 4000})
+	if err := z.fit(t.Context(), m); err != nil || z.takeNotices() != nil {
+		t.Errorf("a machine that is not to grow: %v", err)
+	}
+}
+
 func TestMachineThatCannotGrow(t *testing.T) {
 	big := size.Demand{Memory: 2048 * mib, CPU: 2000}
 	for name, change := range map[string]func(*config.Hypervisor){

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -153,7 +154,8 @@ func (s *Sandbox) answer(ctx context.Context, req *monitor.Request) (*monitor.Re
 	case monitor.OpResume:
 		return &monitor.Reply{}, c.resume(ctx)
 	case monitor.OpUpdate:
-		return &monitor.Reply{}, c.update(ctx, req)
+		err := c.update(ctx, req)
+		return &monitor.Reply{Notices: s.size.takeNotices()}, err
 	case monitor.OpStats:
 		return c.stats(ctx)
 	default:
@@ -233,7 +235,7 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 		s.settle()
 	}
 	s.guestSpans(creating, s.machine)
-	rep := &monitor.Reply{Notices: s.machine.Notices}
+	rep := &monitor.Reply{Notices: append(slices.Clone(s.machine.Notices), s.size.takeNotices()...)}
 	if err := conn.Send(rep, nil); err != nil {
 		c.kill()
 	}
