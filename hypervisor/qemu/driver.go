@@ -144,9 +144,9 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// firmware finds qboot, which comes with QEMU and saves 0.1 s of SeaBIOS
+// FirmwareOf finds qboot, which comes with QEMU and saves 0.1 s of SeaBIOS
 // under TCG; "" when this QEMU has none.
-func firmware(binary string) string {
+func FirmwareOf(binary string) string {
 	for _, path := range []string{
 		filepath.Join(filepath.Dir(binary), "../share/qemu/qboot.rom"),
 		"/usr/share/qemu/qboot.rom",

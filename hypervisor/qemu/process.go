@@ -38,7 +38,7 @@ func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
 		done:    make(chan struct{}),
 		slots:   make([]bool, cfg.HotplugSlots),
 	}
-	l := Layout{QMP: firstFD, Console: firstFD + 1, Channel: firstFD + 2, Firmware: firmware(cfg.Binary)}
+	l := Layout{QMP: firstFD, Console: firstFD + 1, Channel: firstFD + 2, Firmware: FirmwareOf(cfg.Binary)}
 	inherited := slices.Clone(guest)
 	if memory != nil {
 		l.Memory = firstFD + len(inherited)

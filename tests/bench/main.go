@@ -25,18 +25,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-type runtimes []string
+// list is a flag that may be given several times.
+type list []string
 
-func (r *runtimes) String() string     { return strings.Join(*r, ", ") }
-func (r *runtimes) Set(s string) error { *r = append(*r, s); return nil }
+func (l *list) String() string     { return strings.Join(*l, ", ") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 // bench is what is to be measured, and with what.
 type bench struct {
-	rts    runtimes
+	rts    list
 	n      int           // runs of each runtime
 	settle time.Duration // before memory is measured
 	svg    string        // folder for plots; "" for none
 	counts []int         // of containers at once
+	images list          // guest images to boot
 
 	*reaper
 	dir   string // scratch
@@ -50,7 +52,7 @@ var parts = []struct {
 	run  func(*bench) error
 }{
 	{"cycle", (*bench).cycles}, {"ops", (*bench).operations}, {"many", (*bench).many},
-	{"memory", (*bench).memory}, {"timeline", (*bench).timeline},
+	{"memory", (*bench).memory}, {"boot", (*bench).boots}, {"timeline", (*bench).timeline},
 }
 
 func main() {
@@ -59,6 +61,7 @@ func main() {
 	flag.IntVar(&b.n, "n", 10, "runs of each runtime")
 	flag.DurationVar(&b.settle, "settle", 5*time.Second, "how long containers sleep before their memory is measured")
 	flag.StringVar(&b.svg, "svg", "", "folder to write plots into")
+	flag.Var(&b.images, "image", "folder of a guest image to boot; may be given several times")
 	var names []string
 	for _, p := range parts {
 		names = append(names, p.name)

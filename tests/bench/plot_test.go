@@ -14,7 +14,7 @@ import (
 
 // The plots are well-formed, and have a mark for each thing that was measured.
 func TestPlots(t *testing.T) {
-	b := &bench{rts: runtimes{"/bin/a --x", "b<&"}, n: 3, counts: []int{1, 5, 20}, svg: filepath.Join(t.TempDir(), "plots")}
+	b := &bench{rts: list{"/bin/a --x", "b<&"}, n: 3, counts: []int{1, 5, 20}, svg: filepath.Join(t.TempDir(), "plots")}
 	times := samples{}
 	for _, rt := range b.rts {
 		times[rt] = map[string][]float64{}

@@ -1,0 +1,268 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/guestimage"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
+)
+
+// bootLimit is for one boot, bootMemory of its machine in MiB.
+const (
+	bootLimit  = 5 * time.Minute
+	bootMemory = 128
+)
+
+// boot is one boot as it was measured, in ms.
+type boot struct{ wall, cpu float64 }
+
+// boots measures cold boots of each guest image: of a bare QEMU, whose init
+// says one word on the console and does nothing more, and of the machine that
+// containers get, up to the agent's first word. CPU time is QEMU's, which does
+// not count what else the host has to do.
+func (b *bench) boots() error {
+	if len(b.images) == 0 {
+		return errors.New("no guest image: say -image")
+	}
+	initrd := filepath.Join(b.dir, "initrd")
+	if err := os.WriteFile(initrd, wordInitrd(), 0o644); err != nil {
+		return err
+	}
+	bare, ours := make(map[string][]boot), make(map[string][]boot)
+	for i := range b.n + 1 {
+		for _, image := range b.images {
+			cfg, err := bootConfig(image)
+			if err != nil {
+				return err
+			}
+			without, err := bootBare(cfg, initrd)
+			if err != nil {
+				return fmt.Errorf("%s, bare: %w", image, err)
+			}
+			with, err := bootOurs(cfg)
+			if err != nil {
+				return fmt.Errorf("%s: %w", image, err)
+			}
+			if i == 0 {
+				continue // the first run fills caches
+			}
+			bare[image], ours[image] = append(bare[image], without), append(ours[image], with)
+		}
+	}
+	printBoots(b.images, b.n, bare, ours)
+	return nil
+}
+
+func printBoots(images []string, n int, bare, ours map[string][]boot) {
+	fmt.Printf("Cold boots, %d interleaved runs, ms: of bare QEMU with an init that does nothing, and of our machine up to the agent's first word:\n\n"+
+		"| guest image | bare | ours | ours/bare | bare, CPU | ours, CPU | ours/bare | to the first image, CPU |\n|---|---|---|---|---|---|---|---|\n", n)
+	wall := func(x boot) float64 { return x.wall }
+	cpu := func(x boot) float64 { return x.cpu }
+	first := middle(ours[images[0]], cpu)
+	for _, image := range images {
+		x, y := bare[image], ours[image]
+		fmt.Printf("| %s | %s | %s | %.2f | %s | %s | %.2f | %.2f |\n", filepath.Base(image), spread(x, wall), spread(y, wall),
+			middle(y, wall)/middle(x, wall), spread(x, cpu), spread(y, cpu), middle(y, cpu)/middle(x, cpu), middle(y, cpu)/first)
+	}
+}
+
+// middle is a median.
+func middle(boots []boot, of func(boot) float64) float64 {
+	var all []float64
+	for _, x := range boots {
+		all = append(all, of(x))
+	}
+	return median(all)
+}
+
+// spread is a median with the least and the most.
+func spread(boots []boot, of func(boot) float64) string {
+	var all []float64
+	for _, x := range boots {
+		all = append(all, of(x))
+	}
+	return fmt.Sprintf("%.0f (%.0f–%.0f)", median(all), slices.Min(all), slices.Max(all))
+}
+
+// bootConfig is the machine that the default configuration gives a container.
+func bootConfig(image string) (hypervisor.Config, error) {
+	m, err := guestimage.Load(image)
+	if err != nil {
+		return hypervisor.Config{}, err
+	}
+	binary, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		return hypervisor.Config{}, err
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return hypervisor.Config{}, err
+	}
+	host := int(uint64(info.Totalram)*uint64(info.Unit)>>20) / hypervisor.MemoryStep * hypervisor.MemoryStep
+	return hypervisor.Config{
+		Name: "bench-boot", Binary: binary, Accel: hypervisor.AccelTCG,
+		CPUs: 1, MaxCPUs: runtime.NumCPU(), MemoryMiB: bootMemory, MaxMemoryMiB: host,
+		Kernel: m.KernelPath(), Initrd: m.InitrdPath(), HotplugSlots: 8,
+	}, nil
+}
+
+// bootOurs boots a machine up to Hello.
+func bootOurs(cfg hypervisor.Config) (boot, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), bootLimit)
+	defer cancel()
+	begin := time.Now()
+	vm, err := qemu.Driver{}.Start(ctx, cfg)
+	if err != nil {
+		return boot{}, err
+	}
+	defer vm.Kill()
+	defer vm.Channel().Close()
+	if err := vm.Channel().SetDeadline(begin.Add(bootLimit)); err != nil {
+		return boot{}, err
+	}
+	var hello api.Hello
+	if err := api.ReadLine(vm.Channel(), &hello); err != nil {
+		return boot{}, fmt.Errorf("read hello: %w: %s", err, vm.Console())
+	}
+	return measured(begin, vm.Process().Pid)
+}
+
+// bootBare boots a machine without any device of ours up to init's word.
+func bootBare(cfg hypervisor.Config, initrd string) (boot, error) {
+	cfg.Initrd, cfg.HotplugSlots, cfg.MaxCPUs, cfg.MaxMemoryMiB = initrd, 0, 0, 0
+	cmd := exec.Command(cfg.Binary, bareArgs(qemu.Args(cfg, qemu.Layout{Firmware: qemu.FirmwareOf(cfg.Binary)}))...)
+	console, err := cmd.StdoutPipe()
+	if err != nil {
+		return boot{}, err
+	}
+	begin := time.Now()
+	if err := cmd.Start(); err != nil {
+		return boot{}, err
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+	stop := time.AfterFunc(bootLimit, func() { cmd.Process.Kill() })
+	defer stop.Stop()
+	if err := awaitWord(console); err != nil {
+		return boot{}, err
+	}
+	return measured(begin, cmd.Process.Pid)
+}
+
+// bareArgs leaves out devices, sockets and the sandbox, and has the console on
+// standard output.
+func bareArgs(args []string) []string {
+	var bare []string
+	for i := 0; i < len(args); i++ {
+		switch args[i] {
+		case "-device", "-chardev", "-mon", "-sandbox":
+			i++ // and its value
+		case "-object":
+			if i++; strings.HasPrefix(args[i], "memory-backend") {
+				bare = append(bare, "-object", args[i])
+			}
+		default:
+			bare = append(bare, args[i])
+		}
+	}
+	return append(bare, "-serial", "stdio")
+}
+
+// word is what the init of a bare machine says.
+const word = "init is up"
+
+func awaitWord(console io.Reader) error {
+	var said []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := console.Read(buf)
+		said = append(said, buf[:n]...)
+		if bytes.Contains(said, []byte(word)) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the console: %w: %s", err, said)
+		}
+	}
+}
+
+// ticks a second are what /proc counts CPU time in (proc(5): USER_HZ).
+const ticks = 100
+
+func measured(begin time.Time, pid int) (boot, error) {
+	wall := lap(begin)
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return boot{}, err
+	}
+	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	user, err := strconv.Atoi(f[11])
+	system, err2 := strconv.Atoi(f[12])
+	return boot{wall, float64(user+system) * 1000 / ticks}, errors.Join(err, err2)
+}
+
+// wordInitrd is an initrd whose init says its word and sleeps, in 60 bytes of
+// machine code: no C library, no runtime that starts.
+func wordInitrd() []byte {
+	var b bytes.Buffer
+	inode := 0
+	add := func(name string, mode, major, minor int, data []byte) {
+		inode++
+		fmt.Fprintf(&b, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x", inode, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name)+1, 0)
+		b.WriteString(name + "\x00")
+		b.Write(make([]byte, -b.Len()&3))
+		b.Write(data)
+		b.Write(make([]byte, -b.Len()&3))
+	}
+	add("dev", unix.S_IFDIR|0o755, 0, 0, nil)
+	add("dev/console", unix.S_IFCHR|0o600, 5, 1, nil)
+	add("init", unix.S_IFREG|0o755, 0, 0, wordProgram())
+	add("TRAILER!!!", 0, 0, 0, nil)
+	return b.Bytes()
+}
+
+// wordProgram is init as an ELF file with one segment.
+func wordProgram() []byte {
+	const base, headers = 0x400000, 64 + 56
+	code := []byte{
+		0xb8, 1, 0, 0, 0, // mov eax, SYS_write
+		0xbf, 1, 0, 0, 0, // mov edi, 1
+		0x48, 0x8d, 0x35, 16, 0, 0, 0, // lea rsi, [rip+16]: text
+		0xba, byte(len(word)), 0, 0, 0, // mov edx, its length
+		0x0f, 0x05, // syscall
+		0xb8, 34, 0, 0, 0, // mov eax, SYS_pause
+		0x0f, 0x05, // syscall
+		0xeb, 0xf7, // jmp to the mov before
+	}
+	text := append(code, word...)
+	var b bytes.Buffer
+	le := func(values ...any) {
+		for _, v := range values {
+			binary.Write(&b, binary.LittleEndian, v) // a bytes.Buffer takes all
+		}
+	}
+	// Elf64_Ehdr and one Elf64_Phdr (elf(5)).
+	b.WriteString("\x7fELF\x02\x01\x01" + strings.Repeat("\x00", 9))
+	le(uint16(2), uint16(62), uint32(1), uint64(base+headers), uint64(64), uint64(0), uint32(0), uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0))
+	size := uint64(headers + len(text))
+	le(uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(0x1000))
+	b.Write(text)
+	return b.Bytes()
+}
