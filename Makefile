@@ -2,6 +2,7 @@
 #
 #   VERSION  version of the programs           REFRESH=1  newer Debian packages
 #   PREFIX   where install puts things         DESTDIR    put in front of PREFIX
+#   GUEST_IMAGE  the guest image that install, integration and bench take (build/guest)
 
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -15,6 +16,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 SOURCES := go.mod go.sum $(shell find agent cmd hypervisor image state virtcontainers -name '*.go' ! -name '*_test.go' 2>/dev/null)
 AGENT   := build/vc-agent
 GUEST   := build/guest/manifest.json
+GUEST_IMAGE ?= build/guest
 
 # Packages whose tests boot virtual machines, and all others.
 VM_TESTS   := ./tests/... ./agent/vmtest/...
@@ -22,7 +24,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: e2e-crio all build agent guest debian deps unit fault integration test-vsock test check compare conformance fuzz demo bench install clean distclean help FORCE
+.PHONY: e2e-crio all build agent guest guest-kernel debian deps unit fault integration test-vsock test check compare conformance fuzz demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -47,6 +49,11 @@ $(GUEST): $(AGENT) $(if $(REFRESH),FORCE)
 	$(GO) run ./agent/guestimage/mkguest -agent $(AGENT) -agent-version '$(VERSION)' \
 		-cache build/cache -out build/guest $(if $(REFRESH),-refresh)
 
+# Not made by anything else: it compiles a kernel, once for each version and configuration.
+guest-kernel: $(AGENT) ## a guest image with a trimmed kernel, built from Debian's source: build/guest-trimmed (minutes; needs `hack/deps kernel`)
+	nice $(GO) run ./agent/guestimage/mkguest -agent $(AGENT) -agent-version '$(VERSION)' \
+		-kernel-config agent/guestimage/kernel.config -cache build/cache -out build/guest-trimmed $(if $(REFRESH),-refresh)
+
 # Changes only when the version does.
 build/version: FORCE
 	@mkdir -p $(@D)
@@ -68,7 +75,7 @@ fault: build guest ## every failpoint with every fault: 20 minutes (needs root a
 	VC_FAULTS=all $(GO) test -count=1 -v -timeout 3h ./tests/fault
 
 integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
-	VC_TEST_GUEST=$(CURDIR)/build/guest $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
+	VC_TEST_GUEST=$(abspath $(GUEST_IMAGE)) $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
 
 test-vsock: build guest ## tests with vsock, in an emulated host of their own: many minutes (needs root and `make deps`)
 	VC_TEST_VSOCK=$(or $(VC_TEST_VSOCK),.) CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 200m -run '^TestVsock$$' ./tests/vsock
@@ -108,16 +115,16 @@ demo: ## the life of one container, with times (needs root)
 	hack/demo
 
 bench: build guest ## times beside runc, crun and runsc (needs root and `make deps`)
-	hack/bench
+	GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench
 
 install: build guest ## into $(DESTDIR)$(PREFIX): bin and lib/vc-runtime/guest
 	install -D -m 0755 bin/vc-runtime $(DESTDIR)$(PREFIX)/bin/vc-runtime
 	install -d -m 0755 $(DESTDIR)$(PREFIX)/lib/vc-runtime/guest
-	install -m 0644 build/guest/vmlinux build/guest/initrd build/guest/manifest.json \
+	install -m 0644 $(GUEST_IMAGE)/vmlinux $(GUEST_IMAGE)/initrd $(GUEST_IMAGE)/manifest.json \
 		$(DESTDIR)$(PREFIX)/lib/vc-runtime/guest
 
 clean: ## remove what was built, but not what was fetched
-	rm -rf bin build/guest build/vc-agent build/version
+	rm -rf bin build/guest build/guest-trimmed build/vc-agent build/version
 
 distclean: clean ## remove that too
 	rm -rf build

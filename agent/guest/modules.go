@@ -45,7 +45,32 @@ func (m *Modules) LoadBoot() error { return loadAll(m.Boot) }
 // Preload loads what every container will need, while the host is still
 // preparing the first one.
 func (m *Modules) Preload() error {
-	return errors.Join(m.Load(shareModules), m.giveBack())
+	return errors.Join(m.Load(shareModules), m.giveBack(), m.seal(modulesDisabled))
+}
+
+// builtIn reports whether a group is part of the kernel itself.
+func (m *Modules) builtIn(group string) bool { return len(m.Groups[group]) == 0 }
+
+// modulesDisabled keeps everybody from loading modules until the machine ends,
+// once it is 1 (Linux: Documentation/admin-guide/sysctl/kernel.rst).
+const modulesDisabled = "/proc/sys/kernel/modules_disabled"
+
+// seal makes sure that no container, however privileged, loads modules into a
+// kernel that needs none.
+func (m *Modules) seal(file string) error {
+	for group := range m.Groups {
+		if !m.builtIn(group) {
+			return nil
+		}
+	}
+	if len(m.Boot) > 0 {
+		return nil
+	}
+	err := os.WriteFile(file, []byte("1"), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a kernel that cannot load any
+		return fmt.Errorf("refuse modules: %w", err)
+	}
+	return nil
 }
 
 // Load loads a group. A group that is not in the table is built in.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -19,6 +20,9 @@ const (
 	vsockSocketModules = "vsock-sockets"
 	vsockModules       = "vsock"
 )
+
+// vsockDriver is the folder of the driver, if the kernel has it built in.
+const vsockDriver = "/sys/bus/virtio/drivers/vmw_vsock_virtio_transport"
 
 // Vsock is the guest's side of the vsock device. There is one in a guest; its
 // methods are not for use by several goroutines.
@@ -58,9 +62,10 @@ func (v *Vsock) Prepare() error {
 	return nil
 }
 
-// Listen listens on a vsock port that the kernel has chosen. The driver is
-// loaded only now: it finds the address (CID) of this very machine then, and
-// not that of the template that it was cloned from. It works once.
+// Listen listens on a vsock port that the kernel has chosen. The driver meets
+// the device only now, or once more: it finds the address (CID) of this very
+// machine then, and not that of the template that it was cloned from. It works
+// once.
 func (v *Vsock) Listen() (*VsockListener, error) {
 	if v.used {
 		return nil, errors.New("listen on vsock: it was done before, and nobody can make another socket")
@@ -68,11 +73,32 @@ func (v *Vsock) Listen() (*VsockListener, error) {
 	if err := v.Prepare(); err != nil {
 		return nil, err
 	}
-	if err := v.Modules.Load(vsockModules); err != nil {
+	find := func() error { return v.Modules.Load(vsockModules) }
+	if v.Modules.builtIn(vsockModules) {
+		find = func() error { return rebind(vsockDriver) }
+	}
+	if err := find(); err != nil {
 		return nil, err
 	}
 	v.used = true
 	return &VsockListener{v.listener}, nil
+}
+
+// rebind takes a driver's virtio devices from it and gives them back, so that
+// it looks at them anew (Linux: drivers/base/bus.c, bind and unbind).
+func rebind(driver string) error {
+	devices, err := filepath.Glob(filepath.Join(driver, "virtio*"))
+	if err != nil {
+		return err
+	}
+	for _, device := range devices {
+		for _, file := range []string{"unbind", "bind"} {
+			if err := os.WriteFile(filepath.Join(driver, file), []byte(filepath.Base(device)), 0); err != nil {
+				return fmt.Errorf("rebind %s: %w", filepath.Base(device), err)
+			}
+		}
+	}
+	return nil
 }
 
 // VsockListener accepts the host's vsock connections.

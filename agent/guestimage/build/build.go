@@ -1,5 +1,6 @@
 // Package build makes the guest image (package guestimage) out of Debian's
-// generic kernel, the agent, and a static crun built from Debian's source.
+// generic kernel or one of our own configuration, the agent, and a static crun
+// built from Debian's source.
 // It runs on a developer's or packager's machine, needs no root, and keeps
 // what it has fetched and built in a cache, so that a new agent alone makes a
 // new image in a moment.
@@ -32,6 +33,9 @@ type Config struct {
 	Cache        string // folder of what is kept between builds
 	Out          string // folder of the image
 	Refresh      bool   // look for newer packages than the cached ones
+	// KernelConfig is the path of a configuration to build Debian's kernel
+	// source with; "" takes Debian's generic kernel as it is.
+	KernelConfig string
 }
 
 // Build makes the image. The manifest is written last: a build that fails
@@ -42,7 +46,7 @@ func Build(ctx context.Context, log logrus.FieldLogger, cfg Config) (*guestimage
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	kernel, err := fetchKernel(ctx, c)
+	kernel, err := getKernel(ctx, c, cfg.KernelConfig)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}

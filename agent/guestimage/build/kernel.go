@@ -11,7 +11,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/guestimage"
 )
 
-// The kernel is Debian's generic one, which has every driver as a module.
+// Debian's generic kernel has every driver as a module.
 const (
 	kernelMetapackage = "linux-image-" + architecture
 	kernelPrefix      = "linux-image-"
@@ -30,6 +30,14 @@ type kernel struct {
 
 	vmlinux []byte
 	modules map[string][]byte // file → decompressed module
+}
+
+// getKernel gives Debian's kernel, or one that is built with a configuration.
+func getKernel(ctx context.Context, c *cache, config string) (*kernel, error) {
+	if config != "" {
+		return buildLinux(ctx, c, config)
+	}
+	return fetchKernel(ctx, c)
 }
 
 // fetchKernel gives the kernel of Debian's current package, or of the cached
