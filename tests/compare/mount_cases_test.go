@@ -70,6 +70,20 @@ func bindFile(destination string, options ...string) func(testing.TB, *bundle) {
 	}
 }
 
+// bindReplaced binds two files of a folder, and the folder. The host replaces both
+// while the container runs: resolv.conf by renaming another file, hosts by
+// writing into it.
+func bindReplaced(t testing.TB, b *bundle) {
+	for _, name := range []string{"resolv.conf", "hosts"} {
+		path := b.write(t, filepath.Join(b.volume(t, "hooks"), name), "old\n", 0o644)
+		b.mount(path, "/etc/"+name, "bind", "bind")
+	}
+	b.mount(b.volume(t, "hooks"), "/data", "bind", "rbind")
+	b.spec.Hooks = &specs.Hooks{Poststart: []specs.Hook{
+		hook(t, b, "poststart", "echo new >aside; mv aside resolv.conf; echo new >hosts; echo >replaced"),
+	}}
+}
+
 func both(list ...func(testing.TB, *bundle)) func(testing.TB, *bundle) {
 	return func(t testing.TB, b *bundle) {
 		for _, f := range list {
@@ -204,6 +218,7 @@ func bindCases() []testCase {
 		}, bindFile("/etc/resolv.conf", "bind"))},
 		{name: "bind-file-over-folder", options: sh("true"), prepare: bindFile("/etc", "bind")},
 		{name: "bind-replaced-inside", options: sh("echo x >/data/new; mv /data/new /data/file; cat /data/file"), prepare: bindTo("/data", "bind")},
+		{name: "bind-file-replaced", options: sh("until [ -e /data/replaced ]; do sleep 0.1; done; sleep 1; grep . /etc/resolv.conf /etc/hosts /data/resolv.conf /data/hosts"), prepare: bindReplaced, short: true},
 		{name: "bind-fifo", options: sh("ls -l /pipe | cut -c1"), prepare: func(t testing.TB, b *bundle) { b.mount(b.fifo(t, "pipe"), "/pipe", "bind", "bind") }},
 		{name: "bind-nested", options: sh("ls /data /data/inner; cat /data/inner/file"), prepare: func(t testing.TB, b *bundle) {
 			b.mount(b.volume(t, "outer"), "/data", "bind", "bind")

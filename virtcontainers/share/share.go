@@ -11,8 +11,10 @@
 package share
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -164,7 +166,7 @@ func (s *Server) wait(stderr *os.File) {
 // virtiofsd (docs/tools/virtiofsd.rst, QEMU 7.2) and, as compatibility
 // options, by the later one in Rust.
 func args(cfg *Config, dir string) []string {
-	return []string{
+	args := []string{
 		"--fd=3",
 		"-o", "source=" + dir,
 		"-o", "cache=" + cacheMode(cfg.Cache),
@@ -174,6 +176,31 @@ func args(cfg *Config, dir string) []string {
 		"-o", "no_posix_lock", // the default; said because the guest relies on its own locks
 		"--rlimit-nofile=" + strconv.FormatUint(fileLimit(), 10),
 	}
+	if cfg.Cache == "auto" && hasOption(cfg.Server, timeoutOption) {
+		args = append(args, "-o", "timeout=0.5")
+	}
+	return args
+}
+
+// timeoutOption is how QEMU's virtiofsd describes to its parser for how many seconds
+// the guest may rely on a name and on attributes. It is a second otherwise: then
+// what the host replaces could be seen a moment later than within a second. The
+// server in Rust has no such option, and refuses it.
+const timeoutOption = "timeout=%lf"
+
+// maxServer is up to which size a server is looked into, in bytes.
+const maxServer = 16 << 20
+
+// hasOption looks for the text of an option in the server's file. Asking the
+// server would cost each container the run of a program.
+func hasOption(server, option string) bool {
+	f, err := os.Open(server)
+	if err != nil {
+		return false // whoever starts it says why
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxServer))
+	return err == nil && bytes.Contains(b, []byte(option))
 }
 
 // cacheMode is the server's word for a configured cache.

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +29,7 @@ var probes = map[string]func(path string) error{
 	"status":  status,
 	"network": network,
 	"get":     get,
+	"replace": replace,
 	"notify":  notify,
 }
 
@@ -90,6 +93,49 @@ func network(path string) error {
 	fmt.Printf("%s %s, %s, by %s\n", i.Name, up, first, gateway)
 	return nil
 }
+
+// replace says how long it takes until a file of a volume is seen to be another
+// one. path is the file, a colon, and a folder in which the host is asked to replace
+// the file: it does when it finds the file "ask" there, and says so by the file
+// "done".
+//
+// What counts is when a look at the file begins, by this one process's clock: a
+// machine that is short of time only makes looks rarer. An old answer to one
+// that has begun more than staleLimit after "done" was there is an error.
+func replace(path string) error {
+	file, folder, _ := strings.Cut(path, ":")
+	old, err := os.ReadFile(file) // known from now on
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(folder, "ask"), nil, 0o644); err != nil {
+		return err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(folder, "done")); err == nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	for done := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		begun := time.Since(done)
+		now, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(now, old) {
+			fmt.Printf("%s after %d ms\n", now, begun.Milliseconds())
+			return nil
+		}
+		if begun > staleLimit {
+			return fmt.Errorf("still %q to a look that has begun %s after the file was replaced", now, begun)
+		}
+	}
+}
+
+// staleLimit is the promise. A guest relies on what it knows of a file for half of
+// it.
+const staleLimit = time.Second
 
 // get shows what a web server answers.
 func get(url string) error {
