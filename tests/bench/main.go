@@ -52,7 +52,7 @@ var parts = []struct {
 	run  func(*bench) error
 }{
 	{"cycle", (*bench).cycles}, {"ops", (*bench).operations}, {"many", (*bench).many},
-	{"memory", (*bench).memory}, {"boot", (*bench).boots}, {"timeline", (*bench).timeline},
+	{"memory", (*bench).memory}, {"boot", (*bench).boots}, {"blocks", (*bench).blocks}, {"timeline", (*bench).timeline},
 }
 
 func main() {
