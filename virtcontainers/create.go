@@ -338,6 +338,9 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 		CreateTimeout: r.Config.Runtime.CreateTimeout.Std(),
 		FlushTimeout:  r.Config.Runtime.FlushTimeout.Std(),
 	}
+	if p.role != oci.Sandbox { // the infrastructure of a pod tells nothing about its containers
+		cfg.OOMScore = spec.Process.OOMScoreAdj
+	}
 	if size := spec.Process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}

@@ -97,6 +97,9 @@ type Request struct {
 	// OOMFile is the path of the file that OpCreate's container leaves, before
 	// its Exit is told, where the guest's OOM killer has ended a process of it.
 	OOMFile string `json:"oomFile,omitempty"`
+	// OOMScore is process.oomScoreAdj of OpCreate's container, for the machine; nil
+	// where it says nothing about that.
+	OOMScore *int `json:"oomScore,omitempty"`
 }
 
 // Image is what a container made from an image has, where others have a

@@ -56,9 +56,11 @@ type Config struct {
 
 	// Trace is the path of a trace to write into; "" for none.
 	Trace string `json:"trace,omitempty"`
-	// Demand and OOMFile are for the monitor: see monitor.Request.
-	Demand  size.Demand `json:"demand,omitzero"`
-	OOMFile string      `json:"oomFile,omitempty"`
+	// Demand, OOMFile and OOMScore are for the monitor: see monitor.Request. The
+	// last one is for the file server as well.
+	Demand   size.Demand `json:"demand,omitzero"`
+	OOMFile  string      `json:"oomFile,omitempty"`
+	OOMScore *int        `json:"oomScore,omitempty"`
 
 	CreateTimeout time.Duration `json:"createTimeout"`
 	FlushTimeout  time.Duration `json:"flushTimeout"`
@@ -144,11 +146,9 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	}
 	stdio := StdioOf(cfg.Terminal, os.Stdin, os.Stdout, os.Stderr)
 	req := &monitor.Request{Op: monitor.OpExec, Container: cfg.Container, Spec: cfg.Spec, Stdio: stdio}
-	var server *share.Server
-	var socket *os.File
 	if !cfg.Exec {
 		req.Op, req.Image, req.Disks = monitor.OpCreate, cfg.Image, cfg.Disks
-		req.Demand, req.OOMFile = cfg.Demand, cfg.OOMFile
+		req.Demand, req.OOMFile, req.OOMScore = cfg.Demand, cfg.OOMFile, cfg.OOMScore
 	}
 	if cfg.Loopback {
 		if err := failpoint.Here(failpoint.ShimLoopback); err != nil {
@@ -158,13 +158,11 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 			return nil, nil, err
 		}
 	}
-	if cfg.Share != nil {
-		var err error
-		if server, err = share.Start(ctx, cfg.Share, cfg.SandboxDir, cfg.ShareSocket); err != nil {
-			return nil, nil, err
-		}
-		socket = server.Socket
+	server, socket, err := startServer(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
 	}
+	monitor.SetOOMScore("self", monitor.OOMScore) // where that may not be, no harm is done
 	call, cancel := context.WithTimeout(ctx, cfg.CreateTimeout)
 	defer cancel()
 	if err := failpoint.Here(failpoint.ShimCreate); err != nil {
@@ -201,6 +199,24 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 		return nil, nil, err
 	}
 	return s, rep, nil
+}
+
+// startServer starts the file server where something is shared. To the host's OOM
+// killer it is what the container is.
+func startServer(ctx context.Context, cfg *Config) (server *share.Server, socket *os.File, err error) {
+	if cfg.OOMScore != nil { // the server inherits it
+		if before, err := monitor.SetOOMScore("self", *cfg.OOMScore); err == nil {
+			defer monitor.SetOOMScore("self", before)
+		}
+	}
+	if cfg.Share == nil {
+		return nil, nil, nil
+	}
+	server, err = share.Start(ctx, cfg.Share, cfg.SandboxDir, cfg.ShareSocket)
+	if err != nil {
+		return nil, nil, err
+	}
+	return server, server.Socket, nil
 }
 
 // run passes signals on until the process has ended, and gives its code.

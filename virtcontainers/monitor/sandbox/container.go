@@ -30,7 +30,9 @@ type container struct {
 	shim state.Process
 	// oomFile is left where the guest's OOM killer was at work; "" for none.
 	oomFile string
-	oom     broadcast // tells of OOM kills
+	// oomScore is its oom_score_adj on the host; nil where it has none.
+	oomScore *int
+	oom      broadcast // tells of OOM kills
 
 	shimGone chan struct{} // closed when the shim's process has ended
 	killed   chan struct{} // closed when the container has to end at once
@@ -56,6 +58,7 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 	c := &container{
 		s: s, id: req.Container, shim: shim,
 		oomFile:  req.OOMFile,
+		oomScore: req.OOMScore,
 		log:      s.log.WithField("container", req.Container),
 		shimGone: make(chan struct{}),
 		killed:   make(chan struct{}),
@@ -84,6 +87,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err != nil {
 		return err
 	}
+	c.s.scoreVM(m.VM.Process())
 	c.s.size.set(c.id, req.Demand)
 	fits := make(chan error, 1)
 	go func() { fits <- c.s.size.fit(ctx, m) }() // takes its time, and is not needed before the start

@@ -85,6 +85,9 @@ func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error 
 	}
 	ul.SetUnlinkOnClose(false)
 	s := newSandbox(cfg, store, log)
+	if s.oomScore, err = monitor.SetOOMScore("self", monitor.OOMScore); err != nil {
+		log.WithError(err).Debug("this process's OOM score")
+	}
 	err = s.Serve(s.traced(context.Background(), req), boot, ul, first, req.Container)
 	if err != nil {
 		log.WithError(err).Error("the sandbox has ended")

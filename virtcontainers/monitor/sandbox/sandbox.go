@@ -71,6 +71,11 @@ type Sandbox struct {
 	store *state.Store
 	log   *logrus.Entry
 
+	// oomScore is what the machine has without a container's own, setOOMScore sets
+	// it.
+	oomScore    int
+	setOOMScore func(pid string, score int) (int, error)
+
 	// shimOf finds the process at the other end of a shim's connection.
 	shimOf func(*monitor.Conn) (state.Process, error)
 
@@ -111,7 +116,7 @@ type Sandbox struct {
 
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
 	return &Sandbox{
-		cfg: cfg, store: store, log: log, shimOf: peerProcess, net: &attachment{
+		cfg: cfg, store: store, log: log, shimOf: peerProcess, setOOMScore: monitor.SetOOMScore, net: &attachment{
 			forwards: !cfg.OwnNetwork, config: cfg.Config.Network, log: log, limit: cfg.Config.Runtime.CallTimeout.Std(),
 		}, size: newSizer(cfg),
 		booted:     make(chan struct{}),
@@ -225,6 +230,7 @@ func (s *Sandbox) recordVM(vm hypervisor.VM) error {
 	if err != nil {
 		return fmt.Errorf("record the VM: %w", err)
 	}
+	s.scoreVM(vm.Process())
 	return nil
 }
 

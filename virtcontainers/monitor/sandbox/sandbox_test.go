@@ -229,6 +229,7 @@ func startBench(t *testing.T, guest func(*fakeVM) *fakeGuest, bootErr error) *be
 		t.Fatal(err)
 	}
 	s.net = noNet{}
+	s.setOOMScore = func(string, int) (int, error) { return 0, nil } // pid 1 is not ours
 	s.shimOf = func(*monitor.Conn) (state.Process, error) { return proc, nil }
 	boot := func(_ context.Context, _ *monitor.SandboxConfig, started func(hypervisor.VM) error) (*Machine, error) {
 		if bootErr != nil {
