@@ -24,7 +24,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: e2e-crio all build agent guest guest-kernel debian deps unit fault integration test-vsock test check compare conformance fuzz demo bench install clean distclean help FORCE
+.PHONY: e2e-crio all build agent guest guest-kernel debian deps unit fault mutate integration test-vsock test check compare conformance fuzz demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -73,6 +73,9 @@ unit: ## unit tests, with the race detector; no root, no virtual machine
 fault: build guest ## every failpoint with every fault: 20 minutes (needs root and `make deps`)
 	$(GO) test ./state/failpoint -tags failpoints
 	VC_FAULTS=all $(GO) test -count=1 -v -timeout 3h ./tests/fault
+
+mutate: build guest ## each protection taken out in turn: a named test must fail (needs root and `make deps`)
+	$(GO) run ./hack/mutate $(if $(RUN),-run '$(RUN)')
 
 integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
 	VC_TEST_GUEST=$(abspath $(GUEST_IMAGE)) $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -403,6 +404,9 @@ func fullDisk(dir string) error {
 	if _, err := os.Lstat(dir + "/containers/c2"); !os.IsNotExist(err) {
 		return fmt.Errorf("the new container's folder was left: %v", err)
 	}
+	if err := lockWithoutRoom(s, dir); err != nil {
+		return err
+	}
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		return err
 	}
@@ -411,6 +415,36 @@ func fullDisk(dir string) error {
 	}
 	if err := s.SaveContainer(c); !errors.Is(err, unix.EROFS) {
 		return fmt.Errorf("write to a read-only file system: %v, want EROFS", err)
+	}
+	return nil
+}
+
+// lockWithoutRoom takes a lock, one after another, where there is room for no
+// more files.
+func lockWithoutRoom(s *Store, dir string) error {
+	l, err := s.Lock(context.Background(), "c1") // which makes the folder
+	if err == nil {
+		err = l.Release()
+	}
+	var n int
+	for err == nil {
+		n++
+		err = os.WriteFile(fmt.Sprintf("%s/%d", dir, n), nil, 0o600)
+		if n == 1 && err == nil {
+			err = unix.Mount("", dir, "", unix.MS_REMOUNT, "nr_inodes=12")
+		}
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("fill the file system: %w", err)
+	}
+	for range 2 {
+		l, err := s.Lock(context.Background(), "c1")
+		if err != nil {
+			return fmt.Errorf("lock without room: %w", err)
+		}
+		if err := l.Release(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -75,12 +75,21 @@ func (s *Store) lock(kind, id string, get func(*Lock) error) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir.Close()
+	defer dir.Close()
+	keepSpare(dir)
+	spared := false
 	for {
 		l := &Lock{path: s.path(kind, id)}
 		// The library opens the file, here so that a symlink is an error.
 		l.file = flock.New(l.path, flock.SetFlag(os.O_CREATE|os.O_RDONLY|unix.O_NOFOLLOW))
-		if err := get(l); err != nil {
+		err := get(l)
+		if !spared && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
+			spared = true
+			if useSpare(dir, id) {
+				continue
+			}
+		}
+		if err != nil {
 			return nil, err
 		}
 		current, err := l.current()
@@ -94,6 +103,27 @@ func (s *Store) lock(kind, id string, get func(*Lock) error) (*Lock, error) {
 			return nil, err
 		}
 	}
+}
+
+// spare is a file in a folder of locks that becomes the file of a lock where the
+// file system has no room for another one: what has to be deleted then needs a
+// lock as well. It is no id, and not removed.
+const spare = ".spare"
+
+// keepSpare makes the spare where there is none. Without room there is none for
+// now.
+func keepSpare(dir *os.File) {
+	fd, err := unix.Openat(int(dir.Fd()), spare, unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		unix.Close(fd)
+	}
+}
+
+// useSpare gives the spare the name of a lock, which takes no room. It reports
+// whether there is a file of that name now.
+func useSpare(dir *os.File, id string) bool {
+	err := unix.Renameat2(int(dir.Fd()), spare, int(dir.Fd()), id, unix.RENAME_NOREPLACE)
+	return err == nil || errors.Is(err, unix.EEXIST)
 }
 
 // try gets the flock if nobody has it, and gives errHeld where somebody does.

@@ -66,7 +66,7 @@ func (u *unclaimed) isInvisible() {
 // TestUnclaimed has the same request come again, wherever create was killed.
 func TestUnclaimed(t *testing.T) {
 	warm(t)
-	for _, point := range []string{"create.await-shim", "create.hooks", "create.claim"} {
+	for _, point := range []string{"create.await-shim", "create.hooks", "create.record-created", "create.claim"} {
 		t.Run(point, func(t *testing.T) {
 			u := newWorld(t).unclaimed(point)
 			u.isInvisible()

@@ -1,0 +1,100 @@
+package main
+
+// mutant is one protection that is taken out.
+type mutant struct {
+	name    string // what is protected
+	file    string
+	changes []change
+	pkg     string // of the test
+	run     string // its name; one that is found with -run, subtests by /
+}
+
+// change replaces a text that is there once.
+type change struct{ old, new string }
+
+const (
+	sandboxDir = "virtcontainers/monitor/sandbox/"
+	sandboxPkg = "./" + sandboxDir
+	faultPkg   = "./tests/fault"
+)
+
+// mutants are in the order of docs/faults.md, which has the table that -list
+// prints.
+var mutants = []mutant{
+	{"the record says created before the claim is made good", "virtcontainers/create.go", []change{
+		{`	if err := step(ctx, failpoint.CreateRecordCreated); err != nil {`,
+			`	if _, err := p.claim.Call(ctx, &monitor.Request{Op: monitor.OpClaimed, Container: p.ID}, nil); err != nil {
+		return nil, err
+	}
+	if err := step(ctx, failpoint.CreateRecordCreated); err != nil {`},
+		{`	if _, err := p.claim.Call(ctx, &monitor.Request{Op: monitor.OpClaimed, Container: p.ID}, nil); err != nil {
+		return nil, fmt.Errorf("claim`, `	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("claim`},
+	}, faultPkg, "TestUnclaimed/create.record-created"},
+	{"an id is looked at after its lock was taken", "virtcontainers/create.go", []change{
+		{`	lock, err := r.Store.Lock(ctx, o.ID)`, `	if err := r.makeRoom(ctx, p); err != nil {
+		return nil, err
+	}
+	lock, err := r.Store.Lock(ctx, o.ID)`},
+		{`	defer unwatch()
+	if err := r.makeRoom(ctx, p); err != nil {`, `	defer unwatch()
+	if err := ctx.Err(); err != nil {`},
+	}, faultPkg, "TestRaces/two_creates_of_one_id"},
+	{"who gets a lock compares its file with the one at the path", "state/lock.go", []change{
+		{"if err == nil && current {\n\t\t\tl.sign()", "if err == nil && (current || true) {\n\t\t\tl.sign()"},
+	}, "./state", "TestLockContention"},
+	{"the machine dies with its monitor (PDEATHSIG)", "hypervisor/qemu/process.go", []change{
+		{"		Pdeathsig:  syscall.SIGKILL,\n", ""},
+	}, "./hypervisor/qemu", "TestStartGivesQEMUNothingElse"},
+	{"everything is given back before the exit is told", sandboxDir + "container.go", []change{
+		{"	step(\"release\", c.release)\n", ""},
+		{"	step(\"wait for the shim\", c.waitShim)\n", "	step(\"release\", c.release)\n	step(\"wait for the shim\", c.waitShim)\n"},
+	}, sandboxPkg, "TestTeardownBeforeExit"},
+	{"a record's text is on the disk before its name is (fsync)", "state/record.go", []change{
+		{"err = f.Sync()", "err = nil"},
+	}, faultPkg, "TestPowerCut"},
+	{"a tombstone ends the context of the lock's holder", "state/evict.go", []change{
+		{"				cancel(ErrEvicted)\n", ""},
+	}, faultPkg, "TestDeleteDuringCreate"},
+	{"a tombstone is for one holder: the next one truncates the file", "state/evict.go", []change{
+		{"os.O_WRONLY|os.O_TRUNC|", "os.O_WRONLY|"},
+	}, "./state", "TestEvictedBefore"},
+	{"a process is a pid and its start time", "state/process.go", []change{
+		{"st.start != p.StartTime || st.ended()", "st.ended()"},
+	}, "./state", "TestProcessReusedPid"},
+	{"a record with what is unknown is not read", "state/record.go", []change{
+		{"	d.DisallowUnknownFields()\n", ""},
+	}, "./state", "TestContainerDamaged"},
+	{"a machine that is kept is not handed to another request", sandboxDir + "keep.go", []change{
+		{" || key != s.cfg.Key", ""},
+	}, faultPkg, "TestUnclaimed/another_request"},
+	{"a machine that dies is never exit code 0", sandboxDir + "process.go", []change{
+		{"			p.exit.Code = exitVMDied\n", ""},
+	}, sandboxPkg, "TestDeathOfVMIsExit137"},
+	{"KILL overtakes a TERM that waits", sandboxDir + "container.go", []change{
+		{"	case <-c.released:\n		return nil\n	case <-c.killed: // a KILL has overtaken\n", "	case <-make(chan struct{}):\n"},
+	}, sandboxPkg, "TestKillPreemptsTerm"},
+	{"KILL needs no answer from the guest", sandboxDir + "container.go", []change{
+		{"			case <-ctx.Done():\n				err = fmt.Errorf(\"killed processes", "			case <-make(chan struct{}):\n				err = fmt.Errorf(\"killed processes"},
+		{"		err := c.signal(ctx, \"\", unix.SIGKILL, true)", "		err := c.signal(context.WithoutCancel(ctx), \"\", unix.SIGKILL, true)"},
+	}, sandboxPkg, "TestKillNeedsNoAnswerFromGuest"},
+	{"machines have their turns in order", "hypervisor/queue/queue.go", []change{
+		{"		if before != \"\" {\n", "		if false && before != \"\" {\n"},
+	}, "./hypervisor/queue", "TestOrder"},
+	{"as many machines start as there are places", sandboxDir + "room.go", []change{
+		{"b.hv.Starts()", "b.hv.Starts()+100"},
+	}, faultPkg, "TestTurns"},
+	{"a boot's clock stands still where the host has no CPU", sandboxDir + "patience.go", []change{
+		{"		spent -= min(spent, p.held())\n", ""},
+	}, sandboxPkg, "TestPatience"},
+	{"a guest's clock measures no deadline of the host's", "agent/client/calls.go", []change{
+		{"guestTime = 10", "guestTime = 1"},
+	}, "./agent/client", "TestGuestTime"},
+	{"the image store names what it needs under the lock that keeps the collector out", "image/store/lease.go", []change{
+		{"	defer meta.release()\n	if err := l.name(rs); err != nil {", "	meta.release()\n	if err := l.name(rs); err != nil {"},
+	}, "./image/store", "TestNamingAndLookingExcludeTheCollector"},
+	{"the image store names what it needs before it looks", "image/store/lease.go", []change{
+		{"	if err := l.name(rs); err != nil {\n		return nil, err\n	}\n	return l.s.look(rs)\n",
+			"	there, err := l.s.look(rs)\n	return there, errors.Join(err, l.name(rs))\n"},
+	}, "./image/store", "TestNamingAndLookingExcludeTheCollector"},
+}
