@@ -184,32 +184,12 @@ func TestPublish(t *testing.T) {
 // the test.
 func (p podman) withNetwork() {
 	p.Helper()
-	const state = "/var/lib/cni"
-	if err := os.MkdirAll(state, 0o755); err != nil {
-		p.Fatal(err)
-	}
-	for _, dir := range []string{state, "/etc/cni/net.d"} {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-			p.Fatal(err)
-		}
-		p.Cleanup(func() {
-			if err := unix.Unmount(dir, 0); err != nil {
-				p.Error(err)
-			}
-		})
-	}
 	up, _ := os.ReadFile("/sys/class/net/lo/operstate")
 	if strings.TrimSpace(string(up)) == "down" {
 		p.command("ip", "link", "set", "lo", "up")
 	}
-	network := `{"cniVersion":"0.4.0","name":"testnet","plugins":[
-		{"type":"bridge","bridge":"vct0","isGateway":true,"ipam":{"type":"host-local","routes":[{"dst":"0.0.0.0/0"}],"ranges":[[{"subnet":"10.97.0.0/24"}]]}},
-		{"type":"portmap","capabilities":{"portMappings":true}}]}`
-	if err := os.WriteFile("/etc/cni/net.d/10-testnet.conflist", []byte(network), 0o644); err != nil {
-		p.Fatal(err)
-	}
+	p.CNINetwork("vct0", "10.97.0.0/24")
 	p.Cleanup(func() {
-		p.command("ip", "link", "delete", "vct0")
 		// podman makes this folder a mount of its own, and leaves it.
 		for unix.Unmount("/run/netns", 0) == nil {
 		}

@@ -62,7 +62,7 @@ type file struct {
 }
 
 // layerOf makes the tar of a layer; a name that ends in "/" is a folder.
-func layerOf(t *testing.T, files ...file) []byte {
+func layerOf(t testing.TB, files ...file) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -320,7 +320,7 @@ func TestKilledImage(t *testing.T) {
 // network, and by a port of the host.
 func TestImageInNetwork(t *testing.T) {
 	e := newEnv(t)
-	withNetwork(e)
+	e.CNINetwork("vct1", "10.96.0.0/24")
 	debian(e)
 	if out := e.OK("run", "--network", "none", "debian", "apt-get", "--version").Stdout; !strings.HasPrefix(out, "apt ") {
 		t.Errorf("apt-get: %q", out)
@@ -365,34 +365,4 @@ func debian(e *testenv.Env) {
 		e.Fatal(res)
 	}
 	e.OK("image", "import", "--change", `CMD ["bash"]`, e.Path("debian.tar"), "debian")
-}
-
-// withNetwork configures one CNI network, whose traces go with the test.
-func withNetwork(e *testenv.Env) {
-	e.Helper()
-	const state = "/var/lib/cni"
-	if err := os.MkdirAll(state, 0o755); err != nil {
-		e.Fatal(err)
-	}
-	for _, dir := range []string{state, "/etc/cni/net.d"} {
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
-			e.Fatal(err)
-		}
-		e.Cleanup(func() {
-			if err := unix.Unmount(dir, 0); err != nil {
-				e.Error(err)
-			}
-		})
-	}
-	network := `{"cniVersion":"0.4.0","name":"testnet","plugins":[
-		{"type":"bridge","bridge":"vct1","isGateway":true,"ipam":{"type":"host-local","routes":[{"dst":"0.0.0.0/0"}],"ranges":[[{"subnet":"10.96.0.0/24"}]]}},
-		{"type":"portmap","capabilities":{"portMappings":true}}]}`
-	if err := os.WriteFile("/etc/cni/net.d/10-testnet.conflist", []byte(network), 0o644); err != nil {
-		e.Fatal(err)
-	}
-	e.Cleanup(func() {
-		if res := e.Run(e, testenv.Command{Path: testenv.Tool(e, "ip"), Args: []string{"link", "delete", "vct1"}}); res.Code != 0 {
-			e.Error(res)
-		}
-	})
 }

@@ -67,7 +67,7 @@ func (b *Bridge) Pod(address string) string {
 
 // newPod makes the namespace on the calling thread, whose process stays where it is.
 func newPod(path, peer, address string) error {
-	host, err := os.Open("/proc/self/ns/net")
+	host, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return err
 	}

@@ -179,7 +179,7 @@ func (o *outer) makeDisk() {
 	o.must(err)
 	o.copy(self, filepath.Join(tree, selfPath))
 	o.busybox(tree, "sh", "mount", "insmod", "mkdir", "ip", "poweroff", "sync", "cat", "tail", "dmesg")
-	o.busybox(filepath.Join(tree, baseRootfs), "sh", "cat", "dd", "echo", "ls", "nc", "sleep", "sha256sum", "true")
+	o.busybox(filepath.Join(tree, baseRootfs), "sh", "cat", "dd", "echo", "nc", "sleep", "sha256sum", "true")
 	for _, d := range []string{"proc", "dev", "sys", "tmp"} {
 		o.must(os.MkdirAll(filepath.Join(tree, baseRootfs, d), 0o755))
 	}

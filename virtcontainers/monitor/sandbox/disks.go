@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -55,6 +56,10 @@ func (c *container) plugDisks(ctx context.Context, m *Machine, req *monitor.Requ
 	}
 	for some := range slices.Chunk(disks, hypervisor.MaxDisks) {
 		dev, err := m.VM.PlugDisks(ctx, some)
+		if errors.Is(err, hypervisor.ErrNoSlot) {
+			return fmt.Errorf("%w: %d disks want %d of hypervisor.hotplug_slots; an image has image.max_layers at most",
+				err, len(disks), (len(disks)+hypervisor.MaxDisks-1)/hypervisor.MaxDisks)
+		}
 		if err != nil {
 			return err
 		}

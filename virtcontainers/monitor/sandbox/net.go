@@ -201,7 +201,7 @@ func (a *attachment) forward(ns *os.File, guest Guest) {
 // notOurs makes sure that a namespace is not the host's, whose interfaces would
 // be taken away from it.
 func notOurs(id namespaceID) error {
-	ns, err := os.Open("/proc/self/ns/net")
+	ns, err := os.Open("/proc/thread-self/ns/net") // the main thread may have gone elsewhere, for good
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
 	}
