@@ -188,8 +188,12 @@ func args(cfg *Config, dir string) []string {
 // server in Rust has no such option, and refuses it.
 const timeoutOption = "timeout=%lf"
 
-// maxServer is up to which size a server is looked into, in bytes.
-const maxServer = 16 << 20
+// What a server is looked into with, and up to which size, in bytes. The buffer is
+// small: a shim lives as long as its container.
+const (
+	lookBuffer = 32 << 10
+	maxServer  = 16 << 20
+)
 
 // hasOption looks for the text of an option in the server's file. Asking the
 // server would cost each container the run of a program.
@@ -199,8 +203,18 @@ func hasOption(server, option string) bool {
 		return false // whoever starts it says why
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxServer))
-	return err == nil && bytes.Contains(b, []byte(option))
+	r := io.LimitReader(f, maxServer)
+	buf := make([]byte, lookBuffer)
+	for kept := 0; ; {
+		n, err := io.ReadFull(r, buf[kept:])
+		if bytes.Contains(buf[:kept+n], []byte(option)) {
+			return true
+		}
+		if err != nil {
+			return false
+		}
+		kept = copy(buf, buf[len(buf)-len(option)+1:]) // it may lie across the end
+	}
 }
 
 // cacheMode is the server's word for a configured cache.
