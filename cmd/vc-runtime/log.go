@@ -35,11 +35,38 @@ func (p *program) openLog(path, format string, debug bool) error {
 		if format == "text" {
 			p.log.SetLevel(logrus.InfoLevel)
 		}
+	} else if format == "text" && p.inJournal() {
+		p.log.SetFormatter(&journalFormatter{text: logrus.TextFormatter{DisableColors: true, DisableTimestamp: true}})
 	}
 	if debug {
 		p.log.SetLevel(logrus.DebugLevel)
 	}
 	return nil
+}
+
+// inJournal reports whether stderr is a stream of the journal's, as in a unit of
+// systemd. What cannot be found out is not.
+func (p *program) inJournal() bool {
+	if p.journal == nil {
+		return false
+	}
+	is, err := p.journal()
+	return err == nil && is
+}
+
+// journalFormatter writes lines for the journal, which has their time, and takes
+// their priority from what they begin with (sd-daemon(3)).
+type journalFormatter struct{ text logrus.TextFormatter }
+
+// priorities are those of syslog(3).
+var priorities = map[logrus.Level]int{
+	logrus.PanicLevel: 3, logrus.FatalLevel: 3, logrus.ErrorLevel: 3,
+	logrus.WarnLevel: 4, logrus.InfoLevel: 6, logrus.DebugLevel: 7, logrus.TraceLevel: 7,
+}
+
+func (f *journalFormatter) Format(e *logrus.Entry) ([]byte, error) {
+	line, err := f.text.Format(e)
+	return append(fmt.Appendf(nil, "<%d>", priorities[e.Level]), line...), err
 }
 
 func (p *program) closeLog() {

@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"slices"
 
+	"github.com/coreos/go-systemd/v22/journal"
+
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
@@ -43,6 +45,7 @@ func main() {
 		open:   openRuntime,
 
 		templates: openTemplates,
+		journal:   journal.StderrIsJournalStream,
 	}
 	os.Exit(p.run(os.Args))
 }

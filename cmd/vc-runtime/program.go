@@ -73,6 +73,9 @@ type program struct {
 	// templates opens the templates of a configuration.
 	templates func(settings) (templates, error)
 
+	// journal reports whether stderr is a stream of the journal's; nil: it is not.
+	journal func() (bool, error)
+
 	command string // its name, once it runs
 	log     *logrus.Logger
 	logFile *os.File // of --log; nil where the log goes to stderr

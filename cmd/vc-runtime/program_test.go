@@ -341,6 +341,41 @@ func checkJSONLog(t *testing.T, log, msg string) {
 	}
 }
 
+// TestJournal: a line in the journal has a priority, and no second time. A log file,
+// or JSON, is what was asked for.
+func TestJournal(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "<3>level=error msg=\"one; line\"\n"},
+		{[]string{"--debug"}, "<7>level=debug msg=hm\n<4>level=warning msg=careful\n<3>level=error msg=\"one; line\"\n"},
+		{[]string{"--log", log}, "one; line\n"},
+	} {
+		stderr, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stderr.Close()
+		p := &program{stdin: stderr, stdout: stderr, stderr: stderr, journal: func() (bool, error) { return true, nil }}
+		p.open = func(p *program, _ settings) (verbs, error) {
+			p.log.Debug("hm")
+			p.log.Warn("careful")
+			return &fake{err: errors.New("one\nline")}, nil
+		}
+		if code := p.run(append(append([]string{"vc-runtime"}, tt.args...), "start", "x")); code != 1 {
+			t.Errorf("%q: code %d", tt.args, code)
+		}
+		if got := read(t, stderr.Name()); got != tt.want {
+			t.Errorf("%q: %q, expected %q", tt.args, got, tt.want)
+		}
+	}
+	if strings.Contains(read(t, log), "<") {
+		t.Errorf("the log file: %s", read(t, log))
+	}
+}
+
 // TestQuietLog: without --debug nothing but the failure is written where a
 // caller reads the user's lines or a single object.
 func TestQuietLog(t *testing.T) {

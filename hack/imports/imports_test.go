@@ -66,7 +66,7 @@ var external = map[string]string{
 	"github.com/sirupsen/logrus":             "the log",
 	"github.com/urfave/cli/v2":               "the command line",
 	"github.com/vishvananda/netlink":         "interfaces, routes and traffic control of a namespace",
-	"github.com/coreos/go-systemd/v22":       "scopes of the systemd cgroup driver: the library that runc and podman use",
+	"github.com/coreos/go-systemd/v22":       "scopes of the systemd cgroup driver, and whether stderr is the journal: the library that runc and podman use",
 	"github.com/klauspost/compress":          "layers of images: gzip at twice the speed of the standard library's, and zstd",
 	"golang.org/x/sys":                       "system calls",
 	"google.golang.org/grpc":                 "errors of ttrpc calls",

@@ -250,6 +250,34 @@ func TestHostNetwork(t *testing.T) {
 	}), "host's network")
 }
 
+// TestJournalLog has the journal at stderr, as far as a program can tell: the file
+// that JOURNAL_STREAM names (systemd.exec(5)). A variable that names another one,
+// which engines hand on, means nothing.
+func TestJournalLog(t *testing.T) {
+	e := suite.New(t)
+	e.NeedVM()
+	for _, tt := range []struct {
+		stream string
+		more   uint64
+		want   string
+	}{
+		{"stderr's", 0, "<3>level=error msg=\"container does not exist\"\n"}, {"another", 1, "time="},
+	} {
+		out := e.Write("stderr", "")
+		var st unix.Stat_t
+		if err := unix.Stat(out, &st); err != nil {
+			t.Fatal(err)
+		}
+		res := e.Run(t, testenv.Command{
+			Path: e.Runtime, Args: []string{"--root", e.Root, "state", "nonesuch"}, Output: out,
+			Env: []string{fmt.Sprintf("JOURNAL_STREAM=%d:%d", st.Dev, st.Ino+tt.more)},
+		})
+		if got := e.Read(out); res.Code != 1 || !strings.HasPrefix(got, tt.want) || strings.Count(got, "\n") != 1 {
+			t.Errorf("%s: exit code %d, %q", tt.stream, res.Code, got)
+		}
+	}
+}
+
 // TestJSONLog is what podman and containerd read: one object in one line.
 func TestJSONLog(t *testing.T) {
 	e := suite.New(t)

@@ -355,6 +355,27 @@ func TestPodRefused(t *testing.T) {
 	e.Fails("join sandbox "+p.id+": it has ended", "create", "--bundle", late.Dir, e.ID())
 }
 
+// TestPodFull has more containers than the machine has slots for: one that is too
+// many is told why, and finds room when another has gone.
+func TestPodFull(t *testing.T) {
+	e := suite.New(t).Configured(testenv.Settings{"hypervisor.hotplug_slots": "3", "hypervisor.template": `"off"`})
+	e.NeedVM()
+	p := newPod(e, callers[0])
+	first, _ := p.member(), p.member()
+	more := p.bundle("", false)
+	res := e.Fails("no free hotplug slot in the virtual machine: "+
+		"each container, network interface and eight disks of a pod take one of 3 (hypervisor.hotplug_slots)",
+		"create", "--bundle", more.Dir, e.ID())
+	if strings.Contains(res.Stderr, "console") {
+		t.Errorf("the console has nothing to do with it: %s", res)
+	}
+	for range 2 {
+		first.DeleteForced()
+		first = p.member()
+	}
+	e.Equal("output", in(first, "echo lives"), "lives")
+}
+
 // TestPodOfPodmanWithoutInfra has containers that podman calls a pod, and that
 // share nothing.
 func TestPodOfPodmanWithoutInfra(t *testing.T) {

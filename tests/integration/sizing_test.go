@@ -62,6 +62,10 @@ func TestSizing(t *testing.T) {
 				"io.kubernetes.cri.sandbox-cpu-quota": "150000",
 			}
 		}}, 2, 768},
+		{"told by CRI-O", nil, []testenv.Option{
+			testenv.Annotation("io.kubernetes.cri-o.ContainerType", "sandbox"),
+			testenv.Annotation("io.kubernetes.cri-o.PodLinuxResources", `{"cpu_period":100000,"cpu_quota":150000,"memory_limit_in_bytes":524288000}`),
+		}, 2, 768},
 		{"static", testenv.Settings{"hypervisor.sizing": `"static"`, "hypervisor.template": `"off"`}, []testenv.Option{memoryLimit(500 << 20), cpuQuota(150000)}, 1, 256},
 		{"no template", testenv.Settings{"hypervisor.template": `"off"`}, []testenv.Option{memoryLimit(500 << 20), cpuQuota(150000)}, 2, 768},
 	} {

@@ -3,6 +3,7 @@
 package size
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"strconv"
@@ -52,8 +53,48 @@ const (
 	annotationPeriod = "io.kubernetes.cri.sandbox-cpu-period"
 )
 
+// The annotations in which CRI-O tells them, the newer one first (CRI-O,
+// pkg/annotations, PodLinuxResources), as JSON of the CRI's
+// LinuxContainerResources.
+var annotationsCRIO = []string{"pod-linux-resources.crio.io", "io.kubernetes.cri-o.PodLinuxResources"}
+
+// criResources are those of the CRI's LinuxContainerResources that count here.
+type criResources struct {
+	Period int64 `json:"cpu_period"` // microseconds
+	Quota  int64 `json:"cpu_quota"`  // microseconds
+	Memory int64 `json:"memory_limit_in_bytes"`
+}
+
 // OfPod reads the demand of a pod from the annotations of its sandbox.
 func OfPod(annotations map[string]string) (Demand, error) {
+	crio, err := ofCRIO(annotations)
+	if err != nil {
+		return Demand{}, err
+	}
+	containerd, err := ofContainerd(annotations)
+	return containerd.AtLeast(crio), err
+}
+
+func ofCRIO(annotations map[string]string) (Demand, error) {
+	for _, key := range annotationsCRIO {
+		text, ok := annotations[key]
+		if !ok {
+			continue
+		}
+		var r criResources // null, where the kubelet has told nothing, leaves it
+		if err := json.Unmarshal([]byte(text), &r); err != nil {
+			return Demand{}, fmt.Errorf("annotation %s: %.100q: expected resources of the CRI as JSON: %w", key, text, err)
+		}
+		period := positive(r.Period)
+		if period == 0 {
+			period = defaultPeriod
+		}
+		return Demand{Memory: positive(r.Memory), CPU: share(positive(r.Quota), period)}, nil
+	}
+	return Demand{}, nil
+}
+
+func ofContainerd(annotations map[string]string) (Demand, error) {
 	values := make(map[string]uint64)
 	for _, key := range []string{annotationMemory, annotationQuota, annotationPeriod} {
 		text, ok := annotations[key]

@@ -51,6 +51,29 @@ func TestOfPod(t *testing.T) {
 	}
 }
 
+func TestOfPodOfCRIO(t *testing.T) {
+	const old, now = "io.kubernetes.cri-o.PodLinuxResources", "pod-linux-resources.crio.io"
+	for name, c := range map[string]struct {
+		annotations map[string]string
+		want        Demand
+	}{
+		"told":         {map[string]string{old: `{"cpu_period":100000,"cpu_quota":150000,"cpu_shares":512,"memory_limit_in_bytes":1048576,"unified":{}}`}, Demand{1 << 20, 1500}},
+		"newer first":  {map[string]string{old: `{"memory_limit_in_bytes":1}`, now: `{"memory_limit_in_bytes":2}`}, Demand{2, 0}},
+		"nothing":      {map[string]string{old: "null"}, Demand{}},
+		"no limits":    {map[string]string{now: `{"cpu_quota":-1,"memory_limit_in_bytes":0}`}, Demand{}},
+		"both engines": {map[string]string{now: `{"memory_limit_in_bytes":1}`, annotationQuota: "100000"}, Demand{1, 1000}},
+	} {
+		if got, err := OfPod(c.annotations); err != nil || got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
+		}
+	}
+	for _, text := range []string{"", "wrong", `{"cpu_quota":"200m"}`, `[]`} {
+		if d, err := OfPod(map[string]string{old: text}); err == nil || !strings.Contains(err.Error(), old) {
+			t.Errorf("%q: %+v, %v", text, d, err)
+		}
+	}
+}
+
 func TestFor(t *testing.T) {
 	least, most := Machine{1, 256}, Machine{4, 2048}
 	for _, c := range []struct {

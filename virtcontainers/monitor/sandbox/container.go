@@ -177,6 +177,9 @@ func (c *container) failed(phase string, err error) error {
 	if errors.As(err, &guest) {
 		return err
 	}
+	if errors.Is(err, hypervisor.ErrNoSlot) {
+		return fmt.Errorf("%s: %w", phase, c.s.full(err))
+	}
 	select {
 	case <-c.shimGone:
 		err = fmt.Errorf("the container's shim has died: %w", err)
@@ -354,7 +357,7 @@ func (c *container) syncNetwork(ctx context.Context, m *Machine) error {
 	if err != nil {
 		return err
 	}
-	return c.s.net.sync(ctx, m, c.shim.Pid, cpus)
+	return c.s.full(c.s.net.sync(ctx, m, c.shim.Pid, cpus))
 }
 
 // start lets the container's process exec.

@@ -10,9 +10,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/stats"
 )
+
+// full says of a machine without a free slot what the slots are for. Any other
+// error it gives back as it is.
+func (s *Sandbox) full(err error) error {
+	if !errors.Is(err, hypervisor.ErrNoSlot) {
+		return err
+	}
+	return fmt.Errorf("%w: each container, network interface and eight disks of a pod take one of %d (hypervisor.hotplug_slots)",
+		err, s.cfg.Config.Hypervisor.HotplugSlots)
+}
 
 // update sets limits of the container's cgroup in the guest, and makes room for
 // them first.
