@@ -78,7 +78,7 @@ mutate: build guest ## each protection taken out in turn: a named test must fail
 	$(GO) run ./hack/mutate $(if $(RUN),-run '$(RUN)')
 
 integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
-	VC_TEST_GUEST=$(abspath $(GUEST_IMAGE)) $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
+	VC_TEST_GUEST=$(abspath $(GUEST_IMAGE)) VC_GUEST_DIR=$(abspath $(GUEST_IMAGE)) $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
 
 test-vsock: build guest ## tests with vsock, in an emulated host of their own: many minutes (needs root and `make deps`)
 	VC_TEST_VSOCK=$(or $(VC_TEST_VSOCK),.) CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 200m -run '^TestVsock$$' ./tests/vsock

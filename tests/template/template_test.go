@@ -86,28 +86,29 @@ func (c *cached) only() string {
 func TestClonesDiffer(t *testing.T) {
 	c := newCached(t, nil)
 	const users = 20
-	script := "cat /proc/sys/kernel/random/uuid; cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; date +%s"
+	script := "cat /proc/sys/kernel/random/uuid; cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; " +
+		"grep stack /proc/self/maps; date +%s" // where the stack is comes from the same numbers as a process's canary
 	var mu sync.Mutex
 	seen := map[string]bool{}
 	look := func(b *testenv.Bundle) {
 		res := c.Do("run", "--bundle", b.Dir, c.ID())
 		now := time.Now()
 		lines := strings.Split(strings.TrimSpace(res.Stdout), "\n")
-		if res.Code != 0 || len(lines) != 4 {
+		if res.Code != 0 || len(lines) != 5 {
 			t.Error(res)
 			return
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		for _, line := range lines[:3] {
+		for _, line := range lines[:4] {
 			if seen[line] || len(line) < 30 {
 				t.Errorf("%q is not random", line)
 			}
 			seen[line] = true
 		}
-		clock, err := strconv.ParseInt(lines[3], 10, 64)
+		clock, err := strconv.ParseInt(lines[4], 10, 64)
 		if off := now.Unix() - clock; err != nil || off < -2 || off > 10 {
-			t.Errorf("the guest's clock is %q, %d s off: %v", lines[3], off, err)
+			t.Errorf("the guest's clock is %q, %d s off: %v", lines[4], off, err)
 		}
 	}
 	var all sync.WaitGroup
