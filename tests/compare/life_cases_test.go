@@ -207,6 +207,17 @@ func execCases() []testCase {
 		{name: "exec-output-large", steps: []step{start, run("seq 1 100000")}},
 		{name: "exec-user-namespace", options: []testenv.Option{userNamespace(65536)}, prepare: forUserNamespace, steps: []step{start, run("id -u; touch /tmp/e; ls -ln /tmp | cut -c1-30; grep ^Cap /proc/self/status")}},
 		{name: "exec-user-namespace-created", options: []testenv.Option{userNamespace(65536)}, prepare: forUserNamespace, steps: []step{run("id -u; grep ^CapEff /proc/self/status; readlink /proc/self/ns/user | cut -c1-6"), start, run("id -u")}, short: true},
+		{name: "exec-apparmor", steps: []step{start, exec("--apparmor", "some-profile", "ID", "echo", "ran")}},
+		{name: "exec-process-label", steps: []step{start, exec("--process-label", "system_u:system_r:x_t:s0", "ID", "echo", "ran")}},
+		{name: "exec-ignore-paused", steps: []step{start, exec("--ignore-paused", "ID", "echo", "ran")}},
+		{name: "exec-process-terminal", prepare: processFile(func(p *specs.Process) { p.Args, p.Terminal = []string{"sh", "-c", "tty; stty size"}, true }), steps: []step{
+			start, {args: []string{"exec", "--process", "DIR/process.json", "ID"}, tty: true}}},
+		{name: "exec-flags-created", steps: []step{
+			exec("--cwd", "/home/user", "-e", "A=1", "-u", "1000:1000", "-g", "5", "--cap", "CAP_KILL", "--no-new-privs", "ID", "sh", "-c", id),
+			{args: []string{"exec", "-t", "ID", "sh", "-c", "tty >/tty; exit 9"}, tty: true}, // runc may not be raw yet when output comes
+			{args: []string{"exec", "--detach", "--pid-file", "DIR/pid", "ID", "sh", "-c", "echo detached >/detached; mv /detached /done"}, null: true},
+			run("while [ ! -e /done ]; do sleep 0.1; done; cat /done"), exec("--preserve-fds", "1", "ID", "true"), start,
+		}},
 		{name: "exec-cgroup", steps: []step{start, exec("--cgroup", "/", "ID", "true"), exec("--cgroup", "/nope", "ID", "true")}},
 	}
 }
