@@ -104,7 +104,12 @@ func TestPause(t *testing.T) {
 	if res := e.Do("exec", c.ID, "true"); res.Code != 255 {
 		t.Errorf("exec in a paused container: %s", res)
 	}
+	// It is not refused, and runs when the container does.
+	paused := begin(e, testenv.Command{Args: []string{"exec", "--ignore-paused", c.ID, "echo", "ran"}})
 	e.OK("resume", c.ID)
+	if res := paused(); res.Code != 0 || res.Stdout != "ran\n" {
+		t.Errorf("exec --ignore-paused: %s", res)
+	}
 	e.IsStatus(c.ID, "running")
 	was := e.Read(filepath.Join(c.Bundle.Rootfs, "count"))
 	testenv.Eventually(t, sluggish, func() error {

@@ -57,6 +57,24 @@ func hostCgroup(t testing.TB, path, controller, file string) string {
 	return ""
 }
 
+// hostDisk gives a block device of the host, and a rate that nothing reaches.
+func hostDisk(t testing.TB) (string, specs.LinuxThrottleDevice) {
+	t.Helper()
+	found, err := filepath.Glob("/sys/block/*/dev")
+	if err != nil || len(found) == 0 {
+		t.Fatalf("block devices of the host: %q, %v", found, err)
+	}
+	text, err := os.ReadFile(found[len(found)-1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := specs.LinuxThrottleDevice{Rate: 2_000_000_000}
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &d.Major, &d.Minor); err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text)), d
+}
+
 // TestResourcesOnTheHost: what numbers the host's CPUs and devices, and weights
 // among containers, are limits of the host's cgroup; so is the memory of the
 // whole machine where the configuration says so.
@@ -69,9 +87,13 @@ func TestResourcesOnTheHost(t *testing.T) {
 	}
 	e = e.Configured(settings)
 	path := "/" + e.ID()
+	disk, throttle := hostDisk(t)
 	c := e.Started(nil, testenv.Shell(ready), func(s *specs.Spec) {
 		s.Linux.CgroupsPath = path
 		s.Linux.Resources.CPU = &specs.LinuxCPU{Shares: pointer(uint64(2048)), Mems: "0"}
+		s.Linux.Resources.BlockIO = &specs.LinuxBlockIO{
+			ThrottleWriteBpsDevice: []specs.LinuxThrottleDevice{throttle}, ThrottleReadIOPSDevice: []specs.LinuxThrottleDevice{throttle},
+		}
 	})
 	v2 := hostCgroup(t, path, "memory", "memory.max") != ""
 	expect := func(what, controller, v1, v2File, want, v2Want string) {
@@ -81,6 +103,9 @@ func TestResourcesOnTheHost(t *testing.T) {
 		}
 		e.Equal(what, hostCgroup(t, path, controller, v1), want)
 	}
+	rate := fmt.Sprint(throttle.Rate)
+	expect("written bytes", "blkio", "blkio.throttle.write_bps_device", "io.max", disk+" "+rate, disk+" rbps=max wbps="+rate+" riops="+rate+" wiops=max")
+	expect("reads", "blkio", "blkio.throttle.read_iops_device", "io.max", disk+" "+rate, disk+" rbps=max wbps="+rate+" riops="+rate+" wiops=max")
 	mib := func(n int) string { return fmt.Sprint(n << 20) }
 	expect("CPU shares", "cpu", "cpu.shares", "cpu.weight", "2048", "174")
 	expect("memory nodes", "cpuset", "cpuset.mems", "cpuset.mems", "0", "0")
