@@ -22,32 +22,24 @@ import (
 const reapTimeout = 5 * time.Second
 
 // key identifies the request that a plan is made of. It is "" for one whose
-// sandbox is not worth keeping, or not alone in it, and where something is
-// missing: create will find that out and say so.
+// sandbox is not worth keeping, and where something is missing: create will find
+// that out and say so.
 func (r *Runtime) key(p *plan) resourcecache.Key {
-	if p.role == oci.Member || p.Image != nil {
+	if p.Image != nil {
 		return ""
 	}
 	image, err := r.Config.Hypervisor.GuestImagePath(r.Exe)
 	if err != nil {
 		return ""
 	}
-	var errs [6]error
+	var errs [5]error
 	req := resourcecache.Request{Spec: p.bundle.Text, Versions: make(map[string]string)}
 	req.Bundle, errs[0] = filepath.EvalSymlinks(p.bundle.Dir)
-	req.Rootfs, errs[1] = fileID(p.bundle.Rootfs)
-	req.Versions["runtime"], errs[2] = versionOf(r.Exe)
-	req.Versions["guest"], errs[3] = versionOf(filepath.Join(image, "manifest.json"))
-	req.Settings, errs[4] = json.Marshal(settings{r.Config, p.SystemdCgroup})
+	req.Versions["runtime"], errs[1] = versionOf(r.Exe)
+	req.Versions["guest"], errs[2] = versionOf(filepath.Join(image, "manifest.json"))
+	req.Settings, errs[3] = json.Marshal(settings{r.Config, p.SystemdCgroup})
 	if p.netns != "" {
-		req.Network, errs[5] = fileID(p.netns)
-	}
-	for _, bind := range p.guest.Binds {
-		id, err := fileID(bind.Source)
-		if err != nil {
-			return ""
-		}
-		req.Sources = append(req.Sources, id)
+		req.Network, errs[4] = fileID(p.netns)
 	}
 	if errors.Join(errs[:]...) != nil {
 		return ""
@@ -101,7 +93,12 @@ func (r *Runtime) adopt(ctx context.Context, p *plan, rec *state.Container) bool
 		err = errors.New("its machine has died")
 	}
 	// The monitor has seen to the earlier shim, if that was in the record.
-	if err := errors.Join(err, rec.Shim.Kill(ctx)); err != nil {
+	err = errors.Join(err, rec.Shim.Kill(ctx))
+	if err == nil && p.role == oci.Member { // the machine is not in there
+		err = r.leavePlace(ctx, rec.ID, rec.Cgroup)
+		rec.Cgroup = nil
+	}
+	if err != nil {
 		r.Log.WithError(err).WithField("container", p.ID).Warn("what an earlier create has left is of no use")
 		claim.Close()
 		return false
@@ -111,8 +108,12 @@ func (r *Runtime) adopt(ctx context.Context, p *plan, rec *state.Container) bool
 }
 
 // enterAdopted moves the processes of an adopted sandbox into the cgroup, where
-// the earlier create should not have come that far.
+// the earlier create should not have come that far. Those of a pod that a member
+// has started are in the sandbox's own.
 func (r *Runtime) enterAdopted(ctx context.Context, p *plan) error {
+	if p.role == oci.Member {
+		return nil
+	}
 	sb, err := r.Store.Sandbox(p.sandbox)
 	if err != nil {
 		return err

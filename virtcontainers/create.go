@@ -77,6 +77,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	}
 	if p.claim != nil && p.key != "" && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		undo.keepSandbox() // the same create may come again, and finds it
+		err = fmt.Errorf("%w: it goes on, and is kept for the same create for %s", err, r.Config.Runtime.UnclaimedTimeout.Std())
 	}
 	return nil, errors.Join(err, undo.run())
 }
@@ -406,8 +407,7 @@ func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.C
 	var rep monitor.Reply
 	if _, err := conn.Receive(&rep); err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, fmt.Errorf("create: not done after %s (create_timeout): it goes on, and is kept for the same create for %s",
-				cfg.CreateTimeout, r.Config.Runtime.UnclaimedTimeout.Std())
+			return nil, fmt.Errorf("create: not done after %s (create_timeout)", cfg.CreateTimeout)
 		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("create: %w", context.Cause(ctx))

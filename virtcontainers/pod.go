@@ -86,6 +86,9 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) erro
 	defer lock.Release()
 	if p.role != oci.Single && p.adopted == nil {
 		p.claim, err = r.joinSandbox(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID})
+		if err == nil {
+			p.key = "" // the machine is the pod's, and lives on without this container
+		}
 		if err == nil || !notThere(err) {
 			return err
 		}

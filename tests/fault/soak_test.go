@@ -1,9 +1,12 @@
 package fault
 
 import (
+	"io/fs"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 
@@ -19,6 +22,8 @@ func TestSoak(t *testing.T) {
 	warm(t)
 	lives, seed := number(t, "VC_SOAK", 4), number(t, "VC_SEED", 1)
 	w := newWorld(t)
+	early := min(lives/2, 20) // what grows from then on grows for ever
+	var before growth
 	jobs := make(chan int)
 	var wg sync.WaitGroup
 	for range 4 {
@@ -29,12 +34,41 @@ func TestSoak(t *testing.T) {
 		})
 	}
 	for n := range lives {
+		if n == early {
+			before = w.growth()
+		}
 		jobs <- n
 	}
 	close(jobs)
 	wg.Wait()
 	// newWorld compares what there is with before: processes, mounts, descriptors,
-	// cgroups, files.
+	// cgroups, files. That of the state and the cache is not in it.
+	after := w.growth()
+	t.Logf("%d lives; after %d of them: %+v; at the end: %+v", lives, early, before, after)
+	if after.Cache > before.Cache+4 { // tickets of those that were being killed
+		t.Errorf("the cache has grown from %d files to %d", before.Cache, after.Cache)
+	}
+}
+
+// growth is what many lives might leave: files of the cache; and in kB of
+// /proc/meminfo, for the log, what the host's kernel and files in memory take.
+type growth struct{ Cache, Slab, Shmem int }
+
+func (w *world) growth() growth {
+	w.Helper()
+	var g growth
+	filepath.WalkDir(filepath.Join(suite.Dir, "cache"), func(string, fs.DirEntry, error) error { g.Cache++; return nil })
+	for line := range strings.Lines(w.Read("/proc/meminfo")) {
+		f := strings.Fields(line)
+		n, _ := strconv.Atoi(f[1])
+		switch f[0] {
+		case "Slab:":
+			g.Slab = n
+		case "Shmem:":
+			g.Shmem = n
+		}
+	}
+	return g
 }
 
 func number(t *testing.T, name string, otherwise int) int {

@@ -3,8 +3,10 @@ package fault
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -42,10 +44,14 @@ func (w *world) unclaimed(point string, options ...testenv.Option) *unclaimed {
 	return u
 }
 
-// again creates the container and runs it to its end.
-func (u *unclaimed) again() {
+// again creates the container, with the machine that was kept or another one,
+// and runs it to its end.
+func (u *unclaimed) again(same bool) {
 	u.Helper()
 	c := u.CreateFrom(u.b, nil)
+	if vm := victims("QEMU"); len(vm) != 1 || (vm[0] == u.vm) != same {
+		u.Errorf("VM %d, and then %v; the same expected: %t", u.vm, vm, same)
+	}
 	c.Start()
 	u.Equal("exit code", c.Wait(testenv.DefaultTimeout), 3)
 	u.Equal("output", c.Stdout(), "all of it\n")
@@ -73,7 +79,7 @@ func TestUnclaimed(t *testing.T) {
 			if err := u.b.Overlay.Cycle(); err != nil {
 				t.Errorf("the rootfs of a caller who has gone: %v", err)
 			}
-			u.again() // with another machine: the rootfs is another mount now
+			u.again(true) // though the rootfs is another mount now
 		})
 	}
 	t.Run("adopted", func(t *testing.T) {
@@ -146,13 +152,91 @@ func TestUnclaimed(t *testing.T) {
 	t.Run("the machine has died", func(t *testing.T) {
 		u := newWorld(t).unclaimed("create.hooks")
 		u.Signal(u.vm, unix.SIGKILL)
-		u.again()
+		u.again(false)
 	})
 	t.Run("a monitor that does not answer", func(t *testing.T) {
 		u := newWorld(t).unclaimed("create.hooks")
 		u.Signal(u.SandboxPids(u.id).Monitor, unix.SIGSTOP)
 		u.isInvisible()
 		u.OK("delete", "--force", u.id)
+	})
+}
+
+// netns is a network namespace that no container has made. It gives its path.
+func (w *world) netns() string {
+	w.Helper()
+	cmd := exec.Command("sleep", "100000")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	if err := cmd.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	return fmt.Sprintf("/proc/%d/ns/net", cmd.Process.Pid)
+}
+
+// TestUnclaimedMember has the create of a pod's container killed: of the one that
+// starts the pod's machine, and of one that joins it.
+func TestUnclaimedMember(t *testing.T) {
+	warm(t)
+	inPod := func(w *world) (m *matrix) { return &matrix{world: w, pod: w.ID(), netns: w.netns()} }
+	t.Run("first", func(t *testing.T) {
+		w := newWorld(t)
+		u := w.unclaimed("create.hooks", inPod(w).member()...)
+		u.isInvisible()
+		u.again(true)
+	})
+	t.Run("first, before its cgroup", func(t *testing.T) {
+		w := newWorld(t)
+		w.unclaimed("create.spawn-shim", inPod(w).member()...).again(true)
+	})
+	t.Run("another one of the pod", func(t *testing.T) {
+		w := newWorld(t)
+		member := inPod(w).member()
+		u := w.unclaimed("create.hooks", member...)
+		other := w.Started(nil, append(member, testenv.Args("sleep", "1000"))...)
+		u.Equal("machines", victims("QEMU"), []int{u.vm})
+		u.isInvisible()
+		u.again(true) // joins the pod
+		w.IsStatus(other.ID, "running")
+		other.DeleteForced()
+		if err := w.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("given up", func(t *testing.T) {
+		w := newWorld(t)
+		u := w.unclaimed("create.hooks", inPod(w).member()...)
+		u.OK("delete", "--force", u.id)
+		if err := w.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("of a pod that lives", func(t *testing.T) {
+		w := newWorld(t)
+		member := inPod(w).member()
+		first := w.Started(nil, append(member, testenv.Args("sleep", "1000"))...)
+		vm, servers := victims("QEMU"), len(victims("file server"))
+		b, id := w.Bundle(append(member, testenv.Shell("echo all of it; exit 3"))...), w.ID()
+		b.ID = id
+		for _, point := range []string{"create.await-shim", "create.hooks", "create.claim"} {
+			if res := w.armed(point+"=kill").call("create", "--bundle", b.Dir, id); res.Code != 137 {
+				t.Fatal(res)
+			}
+			u := &unclaimed{world: w, b: b, id: id, vm: vm[0]}
+			testenv.Eventually(w, limit, func() error {
+				if n := len(victims("file server")); n != servers {
+					return fmt.Errorf("%d processes of file servers, expected %d", n, servers)
+				}
+				return nil
+			})
+			u.isInvisible()
+			if err := b.Overlay.Cycle(); err != nil {
+				t.Errorf("%s: the rootfs of a caller who has gone: %v", point, err)
+			}
+			u.again(true)
+			w.IsStatus(first.ID, "running")
+		}
+		first.DeleteForced()
 	})
 }
 

@@ -32,11 +32,10 @@ type FileID struct {
 type Request struct {
 	// Spec is config.json, with whatever unknown properties it has.
 	Spec json.RawMessage `json:"spec"`
-	// Bundle is the real path of the bundle.
+	// Bundle is the real path of the bundle. The rootfs and the sources of bind
+	// mounts go by their paths, which the specification has: nothing of them is in
+	// what is kept, and engines that come again have mounted the rootfs anew.
 	Bundle string `json:"bundle"`
-	Rootfs FileID `json:"rootfs"`
-	// Sources are those of the bind mounts, in the order of the specification.
-	Sources []FileID `json:"sources"`
 	// Network is the network namespace; zero for a fresh one. An engine may make
 	// another one at the same path.
 	Network FileID `json:"network"`

@@ -378,8 +378,7 @@ func (c *container) start(ctx context.Context) error {
 	c.mu.Lock()
 	c.started = true
 	c.mu.Unlock()
-	err = c.s.record(func(rec *state.Sandbox) { rec.Started = append(rec.Started, c.id) })
-	if err != nil { // who has asked for the start writes it down too
+	if err := c.s.noteStart(c.id); err != nil { // who has asked for the start writes it down too
 		c.log.WithError(err).Warn("record the start")
 	}
 	return nil

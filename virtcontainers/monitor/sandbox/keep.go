@@ -221,6 +221,25 @@ func (s *Sandbox) tryAdopt(id, key string) (wait <-chan struct{}, err error) {
 	return nil, nil
 }
 
+// tryTakeOver is tryClaim for what is kept, called with mu held: the machine of a
+// pod that a member has started is for any other member as well. Nobody has, or
+// will have, the container of one that stood for its pod itself.
+func (s *Sandbox) tryTakeOver(id string) (wait <-chan struct{}, err error) {
+	switch {
+	case s.first == s.cfg.ID:
+		return nil, errEnding
+	case !isClosed(s.kept.ready):
+		return s.kept.ready, nil
+	}
+	s.step(resourcecache.Adopt)
+	close(s.kept.adopted)
+	s.kept = nil
+	s.first, s.cfg.Key = id, "" // who it was kept for joins the pod as others do
+	s.claims[id] = make(chan struct{})
+	s.log.WithField("container", id).Info("another container of the pod has the sandbox now")
+	return nil, nil
+}
+
 // bootTimer is a timer that goes on while the host is suspended
 // (timerfd_create(2), CLOCK_BOOTTIME).
 type bootTimer struct {

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,6 +89,7 @@ type Sandbox struct {
 
 	mu         sync.Mutex            // guards what follows
 	containers map[string]*container // by id, until released
+	started    map[string]bool       // by id: who has been started, as the record says
 	// claims has the ids of containers that somebody is creating, and what is
 	// closed when that is over.
 	claims map[string]chan struct{}
@@ -122,6 +124,7 @@ func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entr
 		booted:     make(chan struct{}),
 		containers: make(map[string]*container),
 		claims:     make(map[string]chan struct{}),
+		started:    make(map[string]bool),
 		idle:       make(chan struct{}),
 		settled:    make(chan struct{}),
 		traces:     make(map[string]*trace.Tracer),
@@ -290,7 +293,7 @@ func (s *Sandbox) claim(ctx context.Context, id, key string) error {
 	for {
 		gone, err := s.tryClaim(id, key)
 		if gone == nil && err == nil {
-			err = s.store.RemoveUnclaimed(id)
+			err = errors.Join(s.store.RemoveUnclaimed(id), s.forgetStart(id))
 		}
 		if gone == nil {
 			return err
@@ -301,6 +304,29 @@ func (s *Sandbox) claim(ctx context.Context, id, key string) error {
 			return fmt.Errorf("container %s does not end: %w", id, context.Cause(ctx))
 		}
 	}
+}
+
+// noteStart records that a container was started.
+func (s *Sandbox) noteStart(id string) error {
+	s.mu.Lock()
+	s.started[id] = true
+	s.mu.Unlock()
+	return s.record(func(rec *state.Sandbox) { rec.Started = append(rec.Started, id) })
+}
+
+// forgetStart takes that back: another container of that name is to be made,
+// which has not been started.
+func (s *Sandbox) forgetStart(id string) error {
+	s.mu.Lock()
+	was := s.started[id]
+	delete(s.started, id)
+	s.mu.Unlock()
+	if !was {
+		return nil
+	}
+	return s.record(func(rec *state.Sandbox) {
+		rec.Started = slices.DeleteFunc(rec.Started, func(other string) bool { return other == id })
+	})
 }
 
 // tryClaim is claim without waiting. It gives a channel that is closed when it
@@ -315,7 +341,7 @@ func (s *Sandbox) tryClaim(id, key string) (gone <-chan struct{}, err error) {
 	case key != "":
 		return s.tryAdopt(id, key)
 	case s.cache == resourcecache.Unclaimed:
-		return nil, errEnding // nobody has, or will have, the pod's own container
+		return s.tryTakeOver(id)
 	case s.claims[id] != nil:
 		return s.claims[id], nil
 	case c != nil && (c.isKilled() || isClosed(c.shimGone)):
