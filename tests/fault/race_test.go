@@ -105,6 +105,46 @@ func TestRaces(t *testing.T) {
 		w.IsStatus(c.ID, "stopped")
 		c.Delete()
 	})
+	t.Run("TERM against KILL", func(t *testing.T) { // the TERM waits in the monitor, on its way to the guest
+		w := newWorld(t)
+		w.NeedVM()
+		g := w.newGate()
+		b, id := w.Bundle(testenv.Args("sleep", "1000")), w.ID()
+		armed := w.armed(string(failpoint.MonitorSignal) + "@1=" + g.pause())
+		if res := armed.call("create", "--bundle", b.Dir, id); res.Code != 0 {
+			t.Fatal(res)
+		}
+		w.OK("start", id)
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			if res := w.Do("kill", id, "TERM"); res.Code != 0 {
+				t.Errorf("the TERM that was overtaken: %s", res)
+			}
+		}()
+		p := g.wait(over)
+		if p == nil {
+			t.Fatal("the TERM did not come to the monitor")
+		}
+		w.OK("kill", id, "KILL")
+		w.IsStatus(id, "stopped")
+		p.let("go")
+		<-over
+		w.OK("delete", id)
+	})
+	t.Run("state right after a death", func(t *testing.T) { // the first answer counts
+		for _, victim := range []string{"QEMU", "monitor", "shim"} {
+			w := newWorld(t)
+			c := w.Started(nil, testenv.Args("sleep", "1000"))
+			for _, pid := range victims(victim) {
+				w.Signal(pid, unix.SIGKILL)
+			}
+			if st := w.State(c.ID); st.Status != "stopped" || st.Pid != 0 {
+				t.Errorf("%s has died: %s, pid %d", victim, st.Status, st.Pid)
+			}
+			c.DeleteForced()
+		}
+	})
 	t.Run("two creates of one id", func(t *testing.T) {
 		w := newWorld(t)
 		b, id := w.Bundle(testenv.Args("sleep", "1000")), w.ID()
