@@ -181,6 +181,7 @@ type bench struct {
 	first *monitor.Conn
 	ended chan struct{} // closed when Serve has returned
 	shim  *exec.Cmd
+	told  func() // called when the shim hears of the exit, before it ends
 }
 
 const quick = 300 * time.Millisecond // of the guest's deadlines
@@ -284,6 +285,9 @@ func (b *bench) create() (<-chan monitor.Exit, error) {
 	go func() {
 		var rep monitor.Reply
 		if _, err := conn.Receive(&rep); err == nil && rep.Exit != nil {
+			if b.told != nil {
+				b.told()
+			}
 			exits <- *rep.Exit
 		}
 		b.shim.Process.Kill()
