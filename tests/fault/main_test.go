@@ -56,13 +56,19 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-// warm runs a container: the first machine makes the template, which takes
-// longer.
+// warm runs a container, once for all tests: the first machine makes the
+// template, which takes longer.
 func warm(t *testing.T) {
 	t.Helper()
+	if _, err := os.Stat(filepath.Join(suite.Dir, "warm")); err == nil {
+		return
+	}
 	e := suite.New(t)
 	e.NeedVM()
 	e.OK("run", "--bundle", e.Bundle(testenv.Args("true")).Dir, e.ID())
+	if err := os.WriteFile(filepath.Join(suite.Dir, "warm"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // isEmpty checks that nothing at all is left below the runtime's root.
