@@ -2,7 +2,11 @@ package client
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
+
+	"github.com/containerd/ttrpc"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 )
@@ -12,6 +16,10 @@ import (
 // with an errno; other errors are of the session.
 
 var _ api.AgentService = (*Client)(nil)
+
+// ErrEnded is what a call gives when the session ends before its answer: as a rule
+// the machine has ended.
+var ErrEnded = errors.New("the session with the agent has ended")
 
 // guestTime is how many times as long as the caller's a guest's deadline is.
 const guestTime = 10
@@ -41,6 +49,9 @@ func call[Req, Resp any](ctx context.Context, req Req, f func(context.Context, R
 	}()
 	select {
 	case r := <-ready:
+		if errors.Is(r.err, ttrpc.ErrClosed) {
+			return r.resp, fmt.Errorf("%w: %w", ErrEnded, r.err)
+		}
 		return r.resp, api.FromStatus(r.err)
 	case <-ctx.Done():
 		var none Resp

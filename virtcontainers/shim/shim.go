@@ -136,7 +136,13 @@ func serve(main mainThread) int {
 	parent.Send(rep, nil)
 	parent.Close()
 	defer trace.Begin(ctx, trace.Phase, "copy until the end").End()
-	return s.run(signals)
+	code := s.run(signals)
+	var server <-chan struct{}
+	if s.server != nil {
+		server = s.server.Done()
+	}
+	endNamespace(server)
+	return code
 }
 
 // begin makes the container, or the exec'd process, and connects its streams.

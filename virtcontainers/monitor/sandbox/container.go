@@ -384,21 +384,6 @@ func (c *container) start(ctx context.Context) error {
 	return nil
 }
 
-// signal delivers a signal to one process of the container, or to all.
-func (c *container) signal(ctx context.Context, process string, sig unix.Signal, all bool) error {
-	m, err := c.s.ready(ctx)
-	if err != nil {
-		return err
-	}
-	if err := failpoint.Here(failpoint.MonitorSignal); err != nil {
-		return err
-	}
-	_, err = m.Guest.SignalProcess(ctx, &api.SignalProcessRequest{
-		Container: c.id, Process: process, Signal: uint32(sig), All: all,
-	})
-	return err
-}
-
 // stop is StopContainer for a polite signal: it waits for the end of the
 // process, at most the grace (for ever where that is negative), and kills.
 func (c *container) stop(ctx context.Context, sig unix.Signal, grace time.Duration) error {

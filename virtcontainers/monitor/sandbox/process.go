@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/agent/client"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -249,4 +250,22 @@ func (p *process) signalQuietly(sig unix.Signal) {
 	if err := p.c.signal(ctx, p.id, sig, false); err != nil && !errors.Is(err, unix.ESRCH) {
 		p.c.log.WithError(err).WithField("process", p.id).Warn("signal")
 	}
+}
+
+// signal delivers a signal to one process of the container, or to all.
+func (c *container) signal(ctx context.Context, process string, sig unix.Signal, all bool) error {
+	m, err := c.s.ready(ctx)
+	if err != nil {
+		return err
+	}
+	if err := failpoint.Here(failpoint.MonitorSignal); err != nil {
+		return err
+	}
+	_, err = m.Guest.SignalProcess(ctx, &api.SignalProcessRequest{
+		Container: c.id, Process: process, Signal: uint32(sig), All: all,
+	})
+	if errors.Is(err, client.ErrEnded) { // the process has ended by itself, and the machine with it
+		return fmt.Errorf("%w: %w", unix.ESRCH, err)
+	}
+	return err
 }
