@@ -100,7 +100,10 @@ func (img *image) layer(blobs string, n int) (ocispec.Descriptor, digest.Digest,
 	}
 	defer f.Close()
 	blob, diff := sha256.New(), sha256.New()
-	z := gzip.NewWriter(io.MultiWriter(f, blob))
+	z, err := gzip.NewWriterLevel(io.MultiWriter(f, blob), gzip.BestSpeed) // it is not what is measured
+	if err != nil {
+		return d, "", err
+	}
 	if err := img.tar(io.MultiWriter(z, diff), n); err != nil {
 		return d, "", err
 	}

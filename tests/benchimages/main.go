@@ -3,9 +3,10 @@
 // docker-registry on loopback. The runs are interleaved, so that a noisy machine
 // is noisy for all of them; read the ratios.
 //
-//	hack/bench-images [-n 3] [-size 1]
+//	hack/bench-images [-n 3] [-size 1] [-tools vc-runtime,containerd] [-budget 15m]
 //
-// It prints a table in Markdown for each image: medians. Needs root.
+// It prints a table in Markdown for each image: medians. With a budget it begins no
+// round that would not end in time, if it took as long as the last one. Needs root.
 package main
 
 import (
@@ -28,9 +29,11 @@ import (
 func main() {
 	n := flag.Int("n", 3, "rounds")
 	size := flag.Int("size", 1, "how large the images are: 1 is quick, 20 about a gigabyte each")
+	budget := flag.Duration("budget", 0, "for all rounds together; 0 for as long as they take")
+	only := flag.String("tools", "", "names of those to run, separated by commas; all if empty")
 	runtime := flag.String("vc-runtime", "bin/vc-runtime", "path of vc-runtime")
 	flag.Parse()
-	if err := bench(*n, *size, *runtime); err != nil {
+	if err := bench(*n, *size, *budget, *only, *runtime); err != nil {
 		fmt.Fprintln(os.Stderr, "bench-images:", err)
 		os.Exit(1)
 	}
@@ -38,7 +41,7 @@ func main() {
 
 const registryAddr = "127.0.0.1:5817"
 
-func bench(n, size int, runtime string) (err error) {
+func bench(n, size int, budget time.Duration, only, runtime string) (err error) {
 	dir, err := os.MkdirTemp("/var/tmp", "bench-images-")
 	if err != nil {
 		return err
@@ -60,8 +63,18 @@ func bench(n, size int, runtime string) (err error) {
 		return err
 	}
 	defer stopTools()
+	if tools, err = chosen(tools, only); err != nil {
+		return err
+	}
 	results := map[string][]result{} // by image and tool
+	begun := time.Now()
+	var last time.Duration // that a round took
 	for round := range n {
+		if budget > 0 && time.Since(begun)+last > budget {
+			fmt.Fprintf(os.Stderr, "%d of %d rounds: another one does not fit into %v\n", round, n, budget)
+			break
+		}
+		at := time.Now()
 		for _, img := range images {
 			for _, t := range tools {
 				r, err := measure(t, img.name)
@@ -72,6 +85,7 @@ func bench(n, size int, runtime string) (err error) {
 				fmt.Fprintf(os.Stderr, "round %d: %s: %s: pull %.2f s, CPU %.2f s, removal %.2f s\n", round+1, img.name, t.name, r.wall, r.cpu, r.remove)
 			}
 		}
+		last = time.Since(at)
 	}
 	for _, img := range images {
 		fmt.Printf("\n%s: %s\n\n| | wall s | CPU s | written MB | peak memory MB | removal s |\n|---|---|---|---|---|---|\n", img.name, img.what)
@@ -81,6 +95,28 @@ func bench(n, size int, runtime string) (err error) {
 		}
 	}
 	return nil
+}
+
+// chosen are the tools of the given names, in their own order.
+func chosen(tools []*tool, names string) ([]*tool, error) {
+	if names == "" {
+		return tools, nil
+	}
+	var have []string
+	var list []*tool
+	wanted := strings.Split(names, ",")
+	for _, t := range tools {
+		have = append(have, t.name)
+		if slices.Contains(wanted, t.name) {
+			list = append(list, t)
+		}
+	}
+	for _, name := range wanted {
+		if !slices.Contains(have, name) {
+			return nil, fmt.Errorf("-tools: %q: expected some of %s", name, strings.Join(have, ", "))
+		}
+	}
+	return list, nil
 }
 
 // startRegistry starts Debian's docker-registry.

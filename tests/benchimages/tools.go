@@ -59,7 +59,7 @@ func newTools(dir, runtime string) (tools []*tool, stop func(), err error) {
 	if _, err := exec.LookPath("umoci"); err == nil {
 		layout, bundle := dir+"/layout", dir+"/bundle"
 		tools = append(tools, &tool{
-			name: "skopeo, umoci",
+			name: "umoci",
 			pull: func(i string) [][]string {
 				return [][]string{
 					{"skopeo", "copy", "-q", "--src-tls-verify=false", "docker://" + at(i), "oci:" + layout + ":1"},
