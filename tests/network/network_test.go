@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/tests/testenv"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
 )
 
@@ -92,6 +94,27 @@ func wire(t *testing.T, pod, outside *os.File, name string, podAddrs, outsideAdd
 			return h.LinkSetUp(link)
 		})
 	}
+	// The kernel gives both ends an address when it has seen the link come up, which
+	// it does on a thread of its own.
+	for _, ns := range []*os.File{pod, outside} {
+		testenv.Eventually(t, time.Minute, func() error { return hasLinkLocal(t, ns, name) })
+	}
+}
+
+func hasLinkLocal(t *testing.T, ns *os.File, name string) (missing error) {
+	t.Helper()
+	in(t, ns, func(h *netlink.Handle) error {
+		link, err := h.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		addrs, err := h.AddrList(link, netlink.FAMILY_V6)
+		if !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }) {
+			missing = fmt.Errorf("%s has no link-local address: %v", name, addrs)
+		}
+		return err
+	})
+	return missing
 }
 
 func addDefault(t *testing.T, ns *os.File, gateways ...string) {
