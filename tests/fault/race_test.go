@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -146,17 +147,26 @@ func TestRaces(t *testing.T) {
 		}
 	})
 	t.Run("two creates of one id", func(t *testing.T) {
-		w := newWorld(t)
-		b, id := w.Bundle(testenv.Args("sleep", "1000")), w.ID()
-		second := make(chan *testenv.Result, 1)
-		first := w.held(failpoint.CreateHooks, []string{"create", "--bundle", b.Dir, id}, func() {
-			go func() { second <- w.Do("create", "--bundle", b.Dir, id) }()
-		})
-		if first.Code != 0 {
-			t.Error(first)
+		// The second one comes before the first has recorded anything, or after.
+		for _, point := range []failpoint.Name{failpoint.CreateRecord, failpoint.CreateHooks} {
+			w := newWorld(t)
+			b, id := w.Bundle(testenv.Args("sleep", "1000")), w.ID()
+			second := make(chan *testenv.Result, 1)
+			first := w.held(point, []string{"create", "--bundle", b.Dir, id}, func() {
+				go func() { second <- w.Do("create", "--bundle", b.Dir, id) }()
+				testenv.Eventually(w, testenv.DefaultTimeout, func() error {
+					if n := strings.Count(w.Read(w.trace), "point "+string(failpoint.CreateLock)+"\n"); n != 2 {
+						return fmt.Errorf("%d of two are at their locks", n)
+					}
+					return nil
+				})
+			})
+			if first.Code != 0 {
+				t.Error(first)
+			}
+			w.FailedWith(<-second, 1, "container with given ID already exists")
+			w.OK("delete", "--force", id)
 		}
-		w.FailedWith(<-second, 1, "container with given ID already exists")
-		w.OK("delete", "--force", id)
 	})
 	t.Run("exec against stop", func(t *testing.T) {
 		w := newWorld(t)
