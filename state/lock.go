@@ -108,7 +108,7 @@ func (s *Store) lock(kind, id string, get func(*Lock) error) (*Lock, error) {
 // spare is a file in a folder of locks that becomes the file of a lock where the
 // file system has no room for another one: what has to be deleted then needs a
 // lock as well. It is no id, and not removed.
-const spare = ".spare"
+const spare = "spare~"
 
 // keepSpare makes the spare where there is none. Without room there is none for
 // now.

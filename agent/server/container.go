@@ -99,6 +99,16 @@ func (c *container) dropProcess(name string) {
 	delete(c.procs, name)
 }
 
+// dropServed forgets a process whose end has been told, once its output has been
+// as well: a container may have any number of them in its life.
+func (c *container) dropServed(name string, p *process) {
+	select {
+	case <-p.io.served():
+		c.dropProcess(name)
+	case <-c.removing:
+	}
+}
+
 func (c *container) process(name string) (*process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

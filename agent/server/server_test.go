@@ -357,3 +357,48 @@ func TestForward(t *testing.T) {
 		t.Errorf("nobody listens: %v", err)
 	}
 }
+
+// A process that was started in a container is forgotten when its end has been
+// told and its streams are done: what stays would fill the guest, since its host
+// asks for a process every few seconds.
+func TestExecLeavesNothing(t *testing.T) {
+	r := newRig(t)
+	r.create(t, "c", outputs, "sleep 1000")
+	r.start(t, "c")
+	c, err := r.server.container("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := func() int {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.procs)
+	}
+	for _, stdio := range []*api.Stdio{{Stdin: true, Stdout: true, Stderr: true}, outputs, {}} {
+		_, err := r.ExecProcess(testContext(t), &api.ExecProcessRequest{
+			Container: "c", Process: "p", Spec: []byte(`{"args":["/bin/sh","-c","echo out; echo err >&2; exit 4"]}`), Stdio: stdio,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.wantExit(t, "c", "p", 4) // before its output is asked for
+		if stdio.GetStdin() {
+			r.open(t, api.KindStdin, "c", "p").Close()
+		}
+		if stdio.GetStdout() {
+			if known() != 2 {
+				t.Error("it was forgotten before it was heard")
+			}
+			wantOutput(t, r.open(t, api.KindStdout, "c", "p"), "out\n")
+			wantOutput(t, r.open(t, api.KindStderr, "c", "p"), "err\n")
+		}
+		for deadline := time.Now().Add(20 * time.Second); known() != 1; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%v: %d processes are known", stdio, known())
+			}
+		}
+	}
+	if _, err := r.WaitProcess(testContext(t), &api.ProcessRequest{Container: "c", Process: "p"}); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("wait again: %v", err)
+	}
+}

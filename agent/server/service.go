@@ -75,6 +75,9 @@ func (v service) WaitProcess(ctx context.Context, req *api.ProcessRequest) (*api
 	if p.child == nil {
 		return nil, api.ToStatus(fmt.Errorf("the process was not started: %w", syscall.ESRCH))
 	}
+	if req.GetProcess() != initName {
+		go c.dropServed(req.GetProcess(), p)
+	}
 	return &api.WaitProcessResponse{ExitCode: uint32(p.child.Code()), Oom: p.oom}, nil
 }
 

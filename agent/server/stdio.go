@@ -30,6 +30,10 @@ type stdio struct {
 	endpoints map[api.Kind]*endpoint // guarded by mu
 	exited    chan struct{}          // closed when the process has ended
 	closed    bool                   // guarded by mu
+	// over is closed when every stream has been connected and is done; open is
+	// how many are not, guarded by mu. With none the first look closes it.
+	over chan struct{}
+	open int
 }
 
 // endpoint is one stream of a process.
@@ -38,10 +42,15 @@ type endpoint struct {
 	stream io.Closer // what is connected to it, nil until then
 }
 
+// spent stands for a stream that has been: the stream itself has buffers.
+type spent struct{}
+
+func (spent) Close() error { return nil }
+
 // newStdio makes the pipes that the host asked for, and gives the process's
 // ends of them, -1 for none. The caller closes those with closeFds.
 func newStdio(want *api.Stdio) (*stdio, [3]int, error) {
-	s := &stdio{endpoints: map[api.Kind]*endpoint{}, exited: make(chan struct{})}
+	s := &stdio{endpoints: map[api.Kind]*endpoint{}, exited: make(chan struct{}), over: make(chan struct{})}
 	fds := [3]int{-1, -1, -1}
 	if want.GetTerminal() {
 		return s, fds, nil // the terminal comes from crun
@@ -69,6 +78,7 @@ func newStdio(want *api.Stdio) (*stdio, [3]int, error) {
 		// Cannot fail for a descriptor that is open.
 		_ = unix.SetNonblock(ours, true)
 		s.endpoints[p.kind] = &endpoint{file: os.NewFile(uintptr(ours), string(p.kind))}
+		s.open++
 	}
 	return s, fds, nil
 }
@@ -90,6 +100,40 @@ func (s *stdio) setConsole(master *os.File) {
 		return
 	}
 	s.endpoints[api.KindConsole] = &endpoint{file: master}
+	s.open++
+}
+
+// served gives what is closed when no stream of the process is left. It is for a
+// process that has ended: it gets no more of them.
+func (s *stdio) served() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeOver()
+	return s.over
+}
+
+// closeOver is called with mu held.
+func (s *stdio) closeOver() {
+	if s.open == 0 {
+		select {
+		case <-s.over:
+		default:
+			close(s.over)
+		}
+	}
+}
+
+// drop lets go of a stream that is done.
+func (s *stdio) drop(kind api.Kind) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endpoints[kind].stream = spent{}
+	s.open--
+	select {
+	case <-s.exited: // else a terminal may still come
+		s.closeOver()
+	default:
+	}
 }
 
 // resize sets the window size of the terminal.
@@ -136,6 +180,7 @@ func (s *stdio) serve(kind api.Kind, stream io.ReadWriteCloser) error {
 	if err != nil {
 		return err
 	}
+	defer s.drop(kind)
 	defer file.Close()
 	switch kind {
 	case api.KindStdin:

@@ -76,7 +76,7 @@ func (w *world) isEmpty() {
 	for _, kind := range []string{"containers", "sandboxes", "locks", "sandbox-locks", "unclaimed"} {
 		entries, _ := os.ReadDir(filepath.Join(w.Root, kind))
 		for _, e := range entries {
-			if e.Name() == ".spare" { // of the folder, for a full disk
+			if e.Name() == "spare~" { // of the folder, for a full disk
 				continue
 			}
 			w.Errorf("left behind in the state folder: %s/%s", kind, e.Name())
