@@ -43,10 +43,13 @@ func TestMemoryGivenBack(t *testing.T) {
 	e.NeedVM()
 	const taken = 200 << 20
 	// dd reads all of it, and cannot write until somebody reads.
-	script := fmt.Sprintf("dd if=/dev/zero bs=%d count=1 | (while [ ! -e /release ]; do sleep 0.1; done; cat >/dev/null); echo >/freed; sleep 1000", taken)
+	script := fmt.Sprintf("while [ ! -e /take ]; do sleep 0.1; done; dd if=/dev/zero bs=%d count=1 | (while [ ! -e /release ]; do sleep 0.1; done; cat >/dev/null); echo >/freed; sleep 1000", taken)
 	c := e.Configured(testenv.Settings{"hypervisor.memory": `"512M"`}).Started(nil, testenv.Shell(script))
 	vm := e.SandboxPids(c.ID).VM
 	before := guestMemory(t, vm)
+	if err := os.WriteFile(filepath.Join(c.Bundle.Rootfs, "take"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	testenv.Eventually(t, time.Minute, func() error {
 		if now := guestMemory(t, vm); now < before+taken*9/10 {
 			return fmt.Errorf("%d MiB before, %d now: the guest has not taken its memory", before>>20, now>>20)
