@@ -46,9 +46,11 @@ func TestHooks(t *testing.T) {
 	e := suite.New(t)
 	e.NeedVM()
 	option, log := withHooks(e, nil)
-	c := e.Container(nil, option, testenv.Args("true"))
+	// One that does not end by itself: the hooks after its start would see that, or not.
+	c := e.Container(nil, option, testenv.Args("sleep", "1000"))
 	e.Equal("hooks of create", e.Read(log), "prestart creating pid\ncreateRuntime creating pid\ncreateContainer creating pid\n")
 	c.Start()
+	e.OK("kill", c.ID, "KILL")
 	c.Wait(exitLimit)
 	c.Delete()
 	if got := e.Read(log); !strings.HasSuffix(got, "poststart running pid\npoststop stopped \n") {
