@@ -19,13 +19,7 @@ const dialWait = 10 * time.Second
 func forward(stream net.Conn, port uint16) error {
 	defer stream.Close()
 	conn, err := dialLocal(port)
-	var reply api.ForwardReply
-	if err != nil {
-		errno := syscall.EIO
-		errors.As(err, &errno)
-		reply.Errno = uint32(errno)
-	}
-	if werr := api.WriteLine(stream, reply); werr != nil || err != nil {
+	if werr := api.WriteLine(stream, replyOf(err)); werr != nil || err != nil {
 		if conn != nil {
 			conn.Close()
 		}
@@ -43,6 +37,16 @@ func forward(stream net.Conn, port uint16) error {
 	})
 	both.Wait()
 	return nil
+}
+
+// replyOf is what the host is told: EIO where the error names no errno.
+func replyOf(err error) (reply api.ForwardReply) {
+	if err != nil {
+		errno := syscall.EIO
+		errors.As(err, &errno)
+		reply.Errno = uint32(errno)
+	}
+	return reply
 }
 
 func dialLocal(port uint16) (*net.TCPConn, error) {

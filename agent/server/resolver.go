@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
@@ -49,13 +48,7 @@ type asker struct {
 func resolve(stream net.Conn, address string) error {
 	defer stream.Close()
 	r, err := listenResolver(stream, address)
-	var reply api.ForwardReply
-	if err != nil {
-		errno := syscall.EIO
-		errors.As(err, &errno)
-		reply.Errno = uint32(errno)
-	}
-	if werr := api.WriteLine(stream, reply); werr != nil || err != nil {
+	if werr := api.WriteLine(stream, replyOf(err)); werr != nil || err != nil {
 		if r != nil {
 			r.close()
 		}

@@ -25,7 +25,7 @@ const (
 func TestPowerCut(t *testing.T) {
 	mkfs, err := exec.LookPath("mkfs.ext4")
 	if err != nil {
-		t.Skip("SKIPPED: no mkfs.ext4 (e2fsprogs, see hack/deps)")
+		t.Skip("SKIPPED: no mkfs.ext4 (e2fsprogs, see hack/deps), which makes the file system that loses its power")
 	}
 	w := newWorld(t)
 	run := func(name string, args ...string) {

@@ -23,7 +23,7 @@ const outerLimit = 3 * time.Hour
 // TestVsock boots the outer machine and has TestInside run there.
 func TestVsock(t *testing.T) {
 	if os.Getenv(insideVar) != "" {
-		t.Skip("NOT RUN: this is the outer machine already, TestInside is for it")
+		t.Skip("NOT RUN: no third machine is booted: this is the outer one, in which TestInside runs")
 	}
 	if os.Getenv(runVar) == "" {
 		t.Skip("NOT RUN: takes many minutes; `make test-vsock` runs it")

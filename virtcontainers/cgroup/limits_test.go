@@ -36,7 +36,7 @@ func TestLimitsOf(t *testing.T) {
 func TestLimitsOfV1(t *testing.T) {
 	h := realHosts(t)["as it is"]
 	if h.unified() {
-		t.Skip("SKIPPED: this host has cgroup v2 only")
+		t.Skip("SKIPPED: no cgroup v1 hierarchy: this host has v2 only, and the test sets v1 limits")
 	}
 	c := newTest(t, h, Placement{Path: "/" + testName(t)})
 	if err := c.Create(shortly(t), 0, Limits{CPUShares: 512, CPUs: "0"}); err != nil {

@@ -24,7 +24,7 @@ func TestEndNamespace(t *testing.T) {
 		return
 	}
 	if os.Getuid() != 0 {
-		t.Skip("SKIPPED: only root can make a pid namespace")
+		t.Skip("SKIPPED: not root: a pid namespace, which the test is the first process of, needs CAP_SYS_ADMIN")
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.run", "^TestEndNamespace$")
 	cmd.Env = append(os.Environ(), initEnv+"=1")
