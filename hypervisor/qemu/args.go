@@ -63,8 +63,8 @@ func Args(cfg hypervisor.Config, l Layout) []string {
 
 	// The memory is shared because vhost-user devices read and write it from
 	// their own processes: with share=off a virtiofs mount hangs.
-	a.add("-machine", "q35,accel="+string(cfg.Accel)+",memory-backend=mem,dump-guest-core=off,"+
-		"sata=off,smbus=off,usb=off,vmport=off,i8042=off")
+	a.add("-machine", "q35,memory-backend=mem,dump-guest-core=off,sata=off,smbus=off,usb=off,vmport=off,i8042=off")
+	a.add("-accel", accelerator(cfg.Accel))
 	a.add("-cpu", cpuModel(cfg.Accel))
 	a.add("-smp", smp(cfg))
 	a.add("-m", memory(cfg))
@@ -175,6 +175,17 @@ func check(cfg hypervisor.Config) error {
 type argv []string
 
 func (a *argv) add(words ...string) { *a = append(*a, words...) }
+
+// accelerator has one thread emulate all vCPUs in turn. With a thread for each
+// (thread=multi), a vCPU that translates code while another one's kernel changes
+// it (jump labels) can keep the old translation for good: QEMU 7.2 stops within
+// a hundred such changes, and both vCPUs wait for each other for ever.
+func accelerator(accel hypervisor.Accel) string {
+	if accel == hypervisor.AccelTCG {
+		return "tcg,thread=single"
+	}
+	return string(accel)
+}
 
 func cpuModel(accel hypervisor.Accel) string {
 	if accel == hypervisor.AccelKVM {

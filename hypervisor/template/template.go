@@ -27,7 +27,7 @@ import (
 
 // version is that of the files' format, and of everything in template and
 // clone that is not in the Key.
-const version = 3
+const version = 4
 
 // Names in a template's folder.
 const (

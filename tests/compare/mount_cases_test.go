@@ -142,10 +142,10 @@ func replaceEtc(text string) step {
 	})
 }
 
-// seeEtc waits for a text in all of them (what the guest knows of a file may be
-// a second old), and shows them.
+// seeEtc waits for a text in all of them, and shows them. What the guest knows
+// of a file may be a second old, its size too: the whole line is waited for.
 func seeEtc(text string) step {
-	return run("cd /etc; for f in " + strings.Join(etc, " ") + "; do until grep -q " + text + " $f; do sleep 0.1; done; cat $f; stat -c '%s %a %h' $f; done")
+	return run("cd /etc; for f in " + strings.Join(etc, " ") + `; do until grep -q "^` + text + `.* $f\$" $f; do sleep 0.1; done; cat $f; stat -c '%s %a %h' $f; done`)
 }
 
 // bindEtcCases are about files of the host that change under a container.

@@ -242,7 +242,7 @@ func (o *outer) run() (code string) {
 	ctx, cancel := context.WithTimeout(o.Context(), outerLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
-		"-M", "q35", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-erms,-fsrm", "-smp", "2", "-m", "2560",
+		"-M", "q35", "-accel", "tcg,thread=single,tb-size=512", "-cpu", "max,-erms,-fsrm", "-smp", "2", "-m", "2560",
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", filepath.Join(o.guest, "vmlinux"), "-initrd", filepath.Join(o.dir, "initrd.img"),
 		"-append", "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check cryptomgr.notests mitigations=off",
