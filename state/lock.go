@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/state/filelock"
 )
 
 // Lock is the lock of one container or sandbox id, held.
@@ -27,10 +28,7 @@ type Lock struct {
 // creates, starts, pauses, resumes, updates or deletes a container holds it.
 // It dies with its holder, and is not reentrant.
 //
-// It is a flock(2), which the kernel hands on to a waiter as soon as it is
-// free. That wait cannot be interrupted (Go's signal handlers restart it), so
-// it is done by a goroutine, which is left to itself when ctx ends: it gives
-// the lock back should it ever get it.
+// It is a flock(2), which the kernel hands on to a waiter as soon as it is free.
 func (s *Store) Lock(ctx context.Context, id string) (*Lock, error) {
 	l, err := s.lock(locksDir, id, func(l *Lock) error { return l.wait(ctx) })
 	if err != nil {
@@ -143,19 +141,11 @@ func (l *Lock) wait(ctx context.Context) error {
 	if err := l.try(); !errors.Is(err, errHeld) {
 		return err
 	}
-	got := make(chan error, 1)
-	go func() { got <- l.file.Lock() }()
-	select {
-	case err := <-got:
-		return err
-	case <-ctx.Done():
-		go func() {
-			if <-got == nil {
-				l.giveBack()
-			}
-		}()
-		return fmt.Errorf("%w: %w", errHeld, context.Cause(ctx))
+	err := filelock.Wait(ctx, l.file.Lock, l.giveBack)
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", errHeld, err)
 	}
+	return err
 }
 
 // current reports whether the locked file is the one at the path. It is not

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state/filelock"
 )
 
 // DefaultProbeTimeout is some times what a guest needs to boot under KVM.
@@ -73,8 +74,7 @@ func ProbeAccel(ctx context.Context, cfg ProbeConfig) (Probe, error) {
 		return p, nil
 	}
 	lock := flock.New(cfg.CacheFile + ".lock")
-	// flock(2) cannot be interrupted, so this looks again and again.
-	if _, err := lock.TryLockContext(ctx, 50*time.Millisecond); err != nil {
+	if err := filelock.Wait(ctx, lock.Lock, func() { lock.Close() }); err != nil {
 		return Probe{}, fmt.Errorf("probe for KVM: lock %s: %w", lock.Path(), err)
 	}
 	defer lock.Close()

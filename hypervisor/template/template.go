@@ -23,6 +23,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state/filelock"
 )
 
 // version is that of the files' format, and of everything in template and
@@ -190,8 +191,7 @@ func (s *Store) Get(ctx context.Context, key Key, make Maker) (e *Entry, made bo
 // folder appears and goes whole.
 func (s *Store) lock(ctx context.Context) (*flock.Flock, error) {
 	lock := flock.New(filepath.Join(s.dir, "lock"))
-	// flock(2) cannot be interrupted, so this looks again and again.
-	if _, err := lock.TryLockContext(ctx, 50*time.Millisecond); err != nil {
+	if err := filelock.Wait(ctx, lock.Lock, func() { lock.Close() }); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", lock.Path(), err)
 	}
 	return lock, nil

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/filelock"
 )
 
 // openLock opens the file of a lock. It is close-on-exec, as a child that
@@ -33,9 +35,7 @@ func flock(f *os.File, how int) error {
 
 func tryFlock(f *os.File, how int) error { return flock(f, how|unix.LOCK_NB) }
 
-// waitFlock locks f, which it closes where it fails. The wait in the kernel
-// cannot be interrupted, so it is done by a goroutine, which is left to itself
-// when ctx ends: it closes the file, and with it the lock, should it get it.
+// waitFlock locks f, which is closed where it fails.
 func waitFlock(ctx context.Context, f *os.File, how int) error {
 	if err := context.Cause(ctx); err != nil {
 		return errors.Join(err, f.Close())
@@ -46,21 +46,17 @@ func waitFlock(ctx context.Context, f *os.File, how int) error {
 		}
 		return err
 	}
-	got := make(chan error, 1)
-	go func() { got <- flock(f, how) }()
-	select {
-	case err := <-got:
+	err := filelock.Wait(ctx, func() error {
+		err := flock(f, how)
 		if err != nil {
 			f.Close()
 		}
 		return err
-	case <-ctx.Done():
-		go func() {
-			<-got
-			f.Close()
-		}()
-		return fmt.Errorf("wait for %s: %w", f.Name(), context.Cause(ctx))
+	}, func() { f.Close() })
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("wait for %s: %w", f.Name(), err)
 	}
+	return err
 }
 
 // metaLock is the store's lock, held.
