@@ -87,6 +87,21 @@ var mutants = []mutant{
 	{"a boot's clock stands still where the host has no CPU", sandboxDir + "patience.go", []change{
 		{"		spent -= min(spent, p.held())\n", ""},
 	}, sandboxPkg, "TestPatience"},
+	{"a boot that makes progress has its time anew", sandboxDir + "patience.go", []change{
+		{"				seen, idle = n, 0\n", "				seen = n\n"},
+	}, sandboxPkg, "TestPatience/progress_for_ever"},
+	{"a machine does not start where memory is short", sandboxDir + "room.go", []change{
+		{"	return n.check(b.hv.MemoryReserve)\n", "	return n.check(0)\n"},
+	}, faultPkg, "TestNoRoom"},
+	{"memory is not plugged where it is short", sandboxDir + "grow.go", []change{
+		{"roomToGrow(mib, hv.MemoryReserve)", "roomToGrow(mib, 0)"},
+	}, sandboxPkg, "TestNoRoomToGrow"},
+	{"who was killed is in nobody's way", "hypervisor/queue/queue.go", []change{
+		{"		dead.end()\n", "		if dead.path != \"\" {\n			return path, nil\n		}\n"},
+	}, "./hypervisor/queue", "TestKilled"},
+	{"who is stopped is in nobody's way for long", "hypervisor/queue/queue.go", []change{
+		{"		if q.wait(ctx, held...) {\n			return &Place{}, nil\n", "		if q.wait(ctx, held...) {\n			return nil, errHeld\n"},
+	}, "./hypervisor/queue", "TestFrozen"},
 	{"a guest's clock measures no deadline of the host's", "agent/client/calls.go", []change{
 		{"guestTime = 10", "guestTime = 1"},
 	}, "./agent/client", "TestGuestTime"},

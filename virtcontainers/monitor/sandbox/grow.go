@@ -29,6 +29,9 @@ type sizer struct {
 	// bound has the host's cgroup hold a machine of that many MiB; nil where it
 	// has no limit.
 	bound func(ctx context.Context, mib int) error
+	// room gives an error where the host is too short of memory for the machine to
+	// grow by so many MiB.
+	room func(mib int) error
 
 	turn chan struct{} // holds one token: who has it may grow the machine
 	have size.Machine  // guarded by turn; counted in whole steps
@@ -56,6 +59,7 @@ func newSizer(cfg *monitor.SandboxConfig) *sizer {
 			return cg.LimitMemory(ctx, uint64(mib)<<20+uint64(overhead))
 		}
 	}
+	z.room = func(mib int) error { return roomToGrow(mib, hv.MemoryReserve) }
 	z.turn <- struct{}{}
 	return z
 }
@@ -200,6 +204,9 @@ func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
 		}
 		if err := z.hold(ctx, z.have.MemoryMiB+more); err != nil {
 			return err
+		}
+		if err := z.room(more); err != nil {
+			return errors.Join(err, z.hold(ctx, z.have.MemoryMiB))
 		}
 		err := m.VM.AddMemory(ctx, more)
 		if errors.Is(err, hypervisor.ErrNoSlot) {

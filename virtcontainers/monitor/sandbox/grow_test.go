@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -58,7 +59,9 @@ func newGrowing(change func(*config.Hypervisor)) (*sizer, *growingVM, *Machine) 
 		change(hv)
 	}
 	vm := &growingVM{slots: 6}
-	return newSizer(cfg), vm, &Machine{VM: vm, Guest: growingGuest{vm: vm}}
+	z := newSizer(cfg)
+	z.room = func(int) error { return nil } // whatever this host has
+	return z, vm, &Machine{VM: vm, Guest: growingGuest{vm: vm}}
 }
 
 const mib = 1 << 20
@@ -185,6 +188,38 @@ func TestMachineThatCannotGrow(t *testing.T) {
 	<-z.turn // somebody else is at it
 	if err := z.fit(ctx, m); !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller that gives up: %v", err)
+	}
+}
+
+// TestNoRoomToGrow has a host without memory, and then with: what cannot be had
+// is not plugged, its limit does not stay, and the next one who asks gets it.
+func TestNoRoomToGrow(t *testing.T) {
+	z, vm, m := newGrowing(nil)
+	var bounds []int
+	z.bound = func(_ context.Context, mib int) error { bounds = append(bounds, mib); return nil }
+	z.room = func(mib int) error { return roomToGrow(mib, 1<<20*config.GiB) }
+	z.set("a", size.Demand{Memory: 4096 * mib})
+	err := z.fit(t.Context(), m)
+	for _, text := range []string{"to grow by 2048 MiB", "MemAvailable", `hypervisor.memory_reserve = "1048576G"`} {
+		if !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, expected ENOMEM and %q", err, text)
+		}
+	}
+	if len(vm.steps) != 0 || !slices.Equal(bounds, []int{2304, 256}) {
+		t.Errorf("plugged: %q; limits: %d", vm.steps, bounds)
+	}
+	z.room = func(mib int) error { return roomToGrow(mib, 0) } // does not look
+	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"+2048M", "1/2304M", "+2048M", "1/4352M"}) {
+		t.Errorf("with room: %q, %v", vm.steps, err)
+	}
+
+	// As the monitor makes it.
+	cfg := &monitor.SandboxConfig{Config: *config.Default()}
+	cfg.Config.Hypervisor.MaxMemory, cfg.Config.Hypervisor.MemoryReserve = config.GiB, 1<<20*config.GiB
+	z, vm.steps = newSizer(cfg), nil
+	z.set("a", size.Demand{Memory: 400 * mib})
+	if err := z.fit(t.Context(), m); !errors.Is(err, unix.ENOMEM) || len(vm.steps) != 0 {
+		t.Errorf("configured: plugged %q, %v", vm.steps, err)
 	}
 }
 

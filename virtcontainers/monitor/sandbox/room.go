@@ -38,7 +38,36 @@ func (b *booting) place(ctx context.Context) (*queue.Place, error) {
 // guest comes to use it: this is for an error that says what is wrong, instead
 // of a machine that is killed as soon as it runs.
 func (b *booting) room() error {
-	reserve := b.hv.MemoryReserve
+	n := need{memory: b.hv.Memory, who: "a virtual machine", why: fmt.Sprintf("hypervisor.memory = %q", b.hv.Memory)}
+	return n.check(b.hv.MemoryReserve)
+}
+
+// describing is which part of its memory a guest's kernel needs at once to
+// describe it: 64 bytes for a page of 4096.
+const describing = 64
+
+// roomToGrow is room for a machine that runs, before so many MiB are plugged into
+// it. Those are what the limits of its containers add up to, which hosts promise
+// more of than they have: it is the guest's affair how much it will use. What it
+// takes at once has to be there.
+func roomToGrow(mib int, reserve config.Size) error {
+	n := need{
+		memory: (config.Size(mib)*config.MiB + describing - 1) / describing,
+		who:    fmt.Sprintf("a virtual machine to grow by %d MiB", mib),
+		why:    "what the guest needs to describe it",
+	}
+	return n.check(reserve)
+}
+
+// need is memory that is about to be taken.
+type need struct {
+	memory   config.Size
+	who, why string // for an error: who needs it, and where the number comes from
+}
+
+// check compares the need with the host and the cgroup as they are. Without a
+// reserve it does not look.
+func (n need) check(reserve config.Size) error {
 	if reserve == 0 {
 		return nil
 	}
@@ -50,19 +79,19 @@ func (b *booting) room() error {
 	if err != nil {
 		return err
 	}
-	return enough(b.hv.Memory, reserve, config.Size(host), inCgroup)
+	return n.fits(reserve, config.Size(host), inCgroup)
 }
 
-// enough compares what a machine may take with what there is.
-func enough(machine, reserve, host config.Size, inCgroup cgroup.Room) error {
-	if machine+reserve > host {
-		return fmt.Errorf("too little memory for a virtual machine: the host has %d MiB (MemAvailable), expected at least %d MiB: "+
-			"hypervisor.memory = %q and hypervisor.memory_reserve = %q: %w",
-			host/config.MiB, (machine+reserve)/config.MiB, machine, reserve, unix.ENOMEM)
+// fits compares the need with what there is.
+func (n need) fits(reserve, host config.Size, inCgroup cgroup.Room) error {
+	if n.memory+reserve > host {
+		return fmt.Errorf("too little memory for %s: the host has %d MiB (MemAvailable), expected at least %d MiB: "+
+			"%s and hypervisor.memory_reserve = %q: %w",
+			n.who, host/config.MiB, (n.memory+reserve)/config.MiB, n.why, reserve, unix.ENOMEM)
 	}
-	if uint64(machine) > inCgroup.Bytes {
-		return fmt.Errorf("too little memory for a virtual machine: %s leaves %d MiB, expected at least %d MiB: hypervisor.memory = %q: %w",
-			inCgroup.Limit, inCgroup.Bytes/uint64(config.MiB), machine/config.MiB, machine, unix.ENOMEM)
+	if uint64(n.memory) > inCgroup.Bytes {
+		return fmt.Errorf("too little memory for %s: %s leaves %d MiB, expected at least %d MiB: %s: %w",
+			n.who, inCgroup.Limit, inCgroup.Bytes/uint64(config.MiB), n.memory/config.MiB, n.why, unix.ENOMEM)
 	}
 	return nil
 }

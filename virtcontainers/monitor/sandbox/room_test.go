@@ -25,7 +25,8 @@ func TestEnough(t *testing.T) {
 		"cgroup, enough": {10 * config.GiB, cgroup.Room{Bytes: 256 << 20, Limit: "/l"}, ""},
 		"cgroup":         {10 * config.GiB, cgroup.Room{Bytes: 255 << 20, Limit: "/l"}, `/l leaves 255 MiB, expected at least 256 MiB: hypervisor.memory = "256M"`},
 	} {
-		err := enough(256*config.MiB, 64*config.MiB, tt.host, tt.cg)
+		n := need{memory: 256 * config.MiB, who: "a virtual machine", why: `hypervisor.memory = "256M"`}
+		err := n.fits(64*config.MiB, tt.host, tt.cg)
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
