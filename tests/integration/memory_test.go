@@ -62,7 +62,7 @@ func TestMemoryGivenBack(t *testing.T) {
 	}
 	c.WaitFor("freed")
 	begin := time.Now()
-	testenv.Eventually(t, time.Minute, func() error {
+	testenv.Eventually(t, 30*time.Second, func() error {
 		if now := guestMemory(t, vm); most-now < taken*8/10 {
 			return fmt.Errorf("%d MiB at most, %d now: the guest does not give back", most>>20, now>>20)
 		}
