@@ -18,6 +18,10 @@ import (
 // ErrNoSlot is what plugging gives when the machine has no free slot.
 var ErrNoSlot = errors.New("no free hotplug slot in the virtual machine")
 
+// ErrNoInterrupt is what plugging gives when there is a slot, and no interrupt
+// left for the device.
+var ErrNoInterrupt = errors.New("more devices than the processors of the virtual machine have interrupts for")
+
 // ErrVsock is that a machine's vsock device does not work or is not there:
 // the same machine without one may.
 var ErrVsock = errors.New("no vsock")
@@ -103,7 +107,7 @@ type VM interface {
 	// those and the caller's are closed. The guest may see the device later.
 	PlugNIC(ctx context.Context, nic NIC) (Device, error)
 	// PlugDisks attaches between one and MaxDisks block devices, which take one
-	// slot and come and go together. The VM takes its own copies of the files.
+	// slot and two interrupts each, and come and go together. The VM takes its own copies of the files.
 	// The guest may see the devices later.
 	PlugDisks(ctx context.Context, disks []Disk) (Device, error)
 	// AddMemory plugs that many MiB of memory, a multiple of MemoryStep, and

@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vc-runtime/vc-runtime/image"
+	"github.com/vc-runtime/vc-runtime/image/layer"
 	"github.com/vc-runtime/vc-runtime/image/store"
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
@@ -357,7 +358,7 @@ func (r *imageRun) start(ctx context.Context, lease *store.Lease, img *store.Ima
 	if r.config.Image, err = r.images.ImageConfig(img); err != nil {
 		return 0, err
 	}
-	if r.config.Layers, err = r.layers(img); err != nil {
+	if r.config.Layers, err = r.layers(ctx, img, dir); err != nil {
 		return 0, err
 	}
 	if r.config.Files, err = r.files(); err != nil {
@@ -397,13 +398,19 @@ func (r *imageRun) stdio(dir string) error {
 	return nil
 }
 
-// layers are the files of the image's layers that show, the lowest first.
-func (r *imageRun) layers(img *store.Image) ([]string, error) {
+// layers are the files of the image's layers that show, the lowest first. An image
+// without any is an empty folder, for what the user puts there.
+func (r *imageRun) layers(ctx context.Context, img *store.Image, dir string) ([]string, error) {
 	paths, err := r.store.LayerFiles(img)
-	if err == nil && len(paths) == 0 {
-		err = errors.New("the image has no layers")
+	if err != nil || len(paths) > 0 {
+		return paths, err
 	}
-	return paths, err
+	f, err := os.Create(filepath.Join(dir, bundle.EmptyName))
+	if err != nil {
+		return nil, err
+	}
+	_, err = layer.Merge(ctx, nil, f, layer.DefaultLimits())
+	return []string{f.Name()}, errors.Join(err, f.Close())
 }
 
 // files are the container's hostname, hosts and, in a network, resolv.conf.

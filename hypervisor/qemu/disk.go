@@ -20,7 +20,7 @@ func (v *vm) PlugDisks(ctx context.Context, disks []hypervisor.Disk) (hypervisor
 	if err := checkDisks(disks); err != nil {
 		return nil, fmt.Errorf("plug disks: %w", err)
 	}
-	d, err := v.takeSlot("disk")
+	d, err := v.takeSlot("disk", 2*len(disks)) // queue and configuration of each
 	if err != nil {
 		return nil, fmt.Errorf("plug disks: %w", err)
 	}

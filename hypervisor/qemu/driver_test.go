@@ -263,7 +263,7 @@ func TestPlugUnansweredKeepsTheSlot(t *testing.T) {
 		v.mu.Lock()
 		taken := v.slots[0]
 		v.mu.Unlock()
-		if !taken {
+		if taken == 0 {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -18,7 +18,7 @@ func (v *vm) PlugNIC(ctx context.Context, nic hypervisor.NIC) (hypervisor.Device
 	if err := checkNIC(nic); err != nil {
 		return nil, fmt.Errorf("plug network interface: %w", err)
 	}
-	d, err := v.takeSlot("nic")
+	d, err := v.takeSlot("nic", 2*len(nic.Taps)+2) // queues, control, configuration
 	if err != nil {
 		return nil, fmt.Errorf("plug network interface: %w", err)
 	}

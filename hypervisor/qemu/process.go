@@ -36,7 +36,8 @@ func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
 		console: newTail(consoleLimit),
 		stderr:  newTail(stderrLimit),
 		done:    make(chan struct{}),
-		slots:   make([]bool, cfg.HotplugSlots),
+		slots:   make([]int, cfg.HotplugSlots),
+		cpus:    cfg.CPUs,
 	}
 	l := Layout{QMP: firstFD, Console: firstFD + 1, Channel: firstFD + 2, Firmware: FirmwareOf(cfg.Binary)}
 	inherited := slices.Clone(guest)

@@ -43,7 +43,7 @@ type device struct {
 // answer stops the whole machine.
 func (v *vm) PlugShare(ctx context.Context, tag string, socket *os.File) (hypervisor.Device, error) {
 	defer trace.Begin(ctx, trace.Phase, "plug the share").End()
-	d, err := v.takeSlot("share")
+	d, err := v.takeSlot("share", 3) // two queues, configuration
 	if err != nil {
 		return nil, fmt.Errorf("plug share %s: %w", tag, err)
 	}
@@ -164,23 +164,45 @@ func (d *device) forgetFile(ctx context.Context) error {
 	return nil
 }
 
-// takeSlot makes a device that is not plugged yet; kind begins its id.
-func (v *vm) takeSlot(kind string) (*device, error) {
+// takeSlot makes a device that is not plugged yet; kind begins its id, and it has
+// that many interrupts.
+func (v *vm) takeSlot(kind string, interrupts int) (*device, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for slot, taken := range v.slots {
-		if taken {
-			continue
-		}
-		v.slots[slot] = true
-		v.plugged++
-		d := &device{vm: v, slot: slot, serial: v.plugged, id: fmt.Sprintf("%s%d", kind, v.plugged), busy: make(chan struct{}, 1)}
-		d.busy <- struct{}{}
-		// Room for a refusal that nobody waits for any more, and the removal.
-		d.events = v.qmp.Subscribe(2, d.concerns)
-		return d, nil
+	slot, err := freeSlot(v.slots, v.cpus, interrupts)
+	if err != nil {
+		return nil, err
 	}
-	return nil, hypervisor.ErrNoSlot
+	v.slots[slot] = interrupts
+	v.plugged++
+	d := &device{vm: v, slot: slot, serial: v.plugged, id: fmt.Sprintf("%s%d", kind, v.plugged), busy: make(chan struct{}, 1)}
+	d.busy <- struct{}{}
+	// Room for a refusal that nobody waits for any more, and the removal.
+	d.events = v.qmp.Subscribe(2, d.concerns)
+	return d, nil
+}
+
+// interruptsPerCPU are for what is plugged. A processor has vectors for about 185
+// (Linux 6.1, arch/x86/include/asm/irq_vectors.h: 256 without exceptions, the old
+// ones and its own), of which a few are for what the machine starts with. A device
+// that gets none falls silent, and whoever waits for it waits for ever.
+const interruptsPerCPU = 170
+
+// freeSlot finds a slot for a device with that many interrupts.
+func freeSlot(slots []int, cpus, interrupts int) (int, error) {
+	free, taken := -1, 0
+	for slot, n := range slots {
+		if taken += n; n == 0 && free < 0 {
+			free = slot
+		}
+	}
+	switch {
+	case free < 0:
+		return 0, hypervisor.ErrNoSlot
+	case taken+interrupts > cpus*interruptsPerCPU:
+		return 0, fmt.Errorf("%w: %d of %d are taken, the device has %d", hypervisor.ErrNoInterrupt, taken, cpus*interruptsPerCPU, interrupts)
+	}
+	return free, nil
 }
 
 func (d *device) freeSlot() {
@@ -188,7 +210,7 @@ func (d *device) freeSlot() {
 	d.gone = true
 	d.vm.mu.Lock()
 	defer d.vm.mu.Unlock()
-	d.vm.slots[d.slot] = false
+	d.vm.slots[d.slot] = 0
 }
 
 // Events about devices (QEMU: qapi/qdev.json).

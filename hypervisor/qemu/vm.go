@@ -25,6 +25,7 @@ type vm struct {
 	proc    state.Process
 	qmp     *qmp.Client
 	channel net.Conn
+	cpus    int    // that it has started with
 	cid     uint32 // address of the vsock device; 0 without
 	console *tail
 	stderr  *tail
@@ -34,7 +35,7 @@ type vm struct {
 	err    error         // set before done is closed
 
 	mu      sync.Mutex // guards what follows
-	slots   []bool     // taken, by number of the root port
+	slots   []int      // interrupts of what is in each root port; 0 is free
 	plugged int        // devices ever plugged, for unique names
 	dimms   int        // pieces of memory ever plugged
 }

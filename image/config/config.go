@@ -69,7 +69,7 @@ func (c *Config) keys() map[string]value {
 		"certs_dirs":               {"an array of absolute paths", paths(&c.CertsDirs)},
 		"auth_file":                {`an absolute path, or "" for the usual places`, orEmpty(&c.AuthFile, path(&c.AuthFile))},
 		"max_concurrent_downloads": {"a number from 1 to 64", number(&c.MaxConcurrentDownloads, 1, 64)},
-		"max_layers":               {"a number from 1 to 128", number(&c.MaxLayers, 1, 128)},
+		"max_layers":               {"a number from 1 to 64", number(&c.MaxLayers, 1, 64)},
 		"progress_timeout":         {`a time such as "5m", or "0s" for no limit`, duration(&c.ProgressTimeout)},
 		"platform":                 {`a platform such as "linux/amd64", or "" for the host's`, orEmpty(&c.Platform, platform(&c.Platform))},
 		"sync":                     {`"full" or "off"`, syncPolicy(&c.Sync)},

@@ -177,7 +177,7 @@ func (c *container) failed(phase string, err error) error {
 	if errors.As(err, &guest) {
 		return err
 	}
-	if errors.Is(err, hypervisor.ErrNoSlot) {
+	if errors.Is(err, hypervisor.ErrNoSlot) || errors.Is(err, hypervisor.ErrNoInterrupt) {
 		return fmt.Errorf("%s: %w", phase, c.s.full(err))
 	}
 	select {

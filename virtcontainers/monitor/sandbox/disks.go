@@ -56,7 +56,7 @@ func (c *container) plugDisks(ctx context.Context, m *Machine, req *monitor.Requ
 	}
 	for some := range slices.Chunk(disks, hypervisor.MaxDisks) {
 		dev, err := m.VM.PlugDisks(ctx, some)
-		if errors.Is(err, hypervisor.ErrNoSlot) {
+		if errors.Is(err, hypervisor.ErrNoSlot) || errors.Is(err, hypervisor.ErrNoInterrupt) {
 			return fmt.Errorf("%w: %d disks want %d of hypervisor.hotplug_slots; an image has image.max_layers at most",
 				err, len(disks), (len(disks)+hypervisor.MaxDisks-1)/hypervisor.MaxDisks)
 		}
