@@ -24,7 +24,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: e2e-crio all build agent guest guest-kernel debian deps unit fault mutate integration test-vsock test-systemd test check compare conformance fuzz demo bench install clean distclean help FORCE
+.PHONY: e2e-crio all build agent guest guest-kernel debian deps unit fault mutate integration test-vsock test-systemd test-power test check compare conformance fuzz demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -85,6 +85,9 @@ test-vsock: build guest ## tests with vsock, in an emulated host of their own: m
 
 test-systemd: build guest ## the host's cgroups on machines of systemd's: v1, v2 and both (needs `make deps`)
 	VC_SYSTEMD=all $(GO) test -count=1 -v -timeout 60m ./tests/systemd
+
+test-power: build guest ## the image store after a loss of power, at every step and after every write of a machine: minutes (needs root and `make deps`)
+	VC_IMAGES_ALL=1 $(GO) test -count=1 -v -timeout 60m -run 'Power|Prefix' ./tests/images
 
 test: ## everything: deps, build, check, unit and integration tests
 	$(MAKE) deps

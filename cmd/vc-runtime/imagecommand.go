@@ -271,7 +271,8 @@ func checkImages(c *cli.Context, s *image.Service) error {
 	return nil
 }
 
-// exportImage writes beside the file and renames: nobody sees half an archive.
+// exportImage writes beside the file and renames: nobody sees half an archive, not
+// even after a loss of power.
 func exportImage(c *cli.Context, s *image.Service) error {
 	text, path := c.Args().Get(0), strings.TrimPrefix(c.Args().Get(1), string(ref.Archive)+":")
 	if path == "-" {
@@ -281,17 +282,28 @@ func exportImage(c *cli.Context, s *image.Service) error {
 	if err != nil {
 		return err
 	}
-	err = s.Export(c.Context, text, f)
-	if err == nil {
-		err = f.Chmod(0o644)
+	if err = s.Export(c.Context, text, f); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
+	return complete(f, path, 0o644)
+}
+
+// complete gives a file that was written in the folder of path its mode and its
+// name there, in which it is on the disk, with all of its content, before the name
+// is.
+func complete(f *os.File, path string, mode os.FileMode) error {
+	err := errors.Join(f.Chmod(mode), f.Sync(), f.Close())
+	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return nil
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // bytesText is an amount of bytes for people, in decimal units as docker has

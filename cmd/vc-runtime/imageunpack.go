@@ -12,9 +12,11 @@ import (
 	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/image"
 	"github.com/vc-runtime/vc-runtime/image/pull"
+	"github.com/vc-runtime/vc-runtime/image/store"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/bundle"
 )
 
@@ -29,7 +31,7 @@ func (p *program) imageUnpackCommand() *cli.Command {
 }
 
 // unpackImage makes a bundle. A folder that it has begun, and not completed,
-// has no config.json.
+// has no config.json, also after a loss of power.
 func unpackImage(c *cli.Context, s *image.Service) error {
 	img, lease, err := s.Get(c.Context, c.Args().Get(0), image.Never, image.PullOptions{})
 	if err != nil {
@@ -70,7 +72,21 @@ func unpackImage(c *cli.Context, s *image.Service) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, specConfig), append(text, '\n'), 0o644)
+	// All of it at once, not file by file, by a descriptor that is older than the
+	// first write: one that comes later is not told what went wrong before.
+	if s.Config.Sync == store.SyncFull {
+		if err := unix.Syncfs(int(root.Fd())); err != nil {
+			return os.NewSyscallError("syncfs", err)
+		}
+	}
+	f, err := os.CreateTemp(dir, "."+specConfig+"-*")
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(append(text, '\n')); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return complete(f, filepath.Join(dir, specConfig), 0o644)
 }
 
 // maxUserFile bounds passwd and group of an image, in bytes.

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -168,6 +170,33 @@ func (r *Registry) Add(repository, tag string, img *Image) ocispec.Descriptor {
 	d := r.Put(m.MediaType, img.Manifest)
 	r.Tag(repository, tag, d)
 	return ocispec.Descriptor{MediaType: m.MediaType, Digest: d, Size: int64(len(img.Manifest))}
+}
+
+// WriteLayout writes an image into a folder, in the OCI layout.
+func WriteLayout(t testing.TB, dir string, img *Image) {
+	t.Helper()
+	content := [][]byte{img.Config, img.Manifest}
+	for _, l := range img.Layers {
+		content = append(content, l.Blob)
+	}
+	blobs := filepath.Join(dir, ocispec.ImageBlobsDir, digest.SHA256.String())
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	files := map[string][]byte{
+		filepath.Join(dir, ocispec.ImageLayoutFile): marshal(t, ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion}),
+		filepath.Join(dir, ocispec.ImageIndexFile): marshal(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, Manifests: []ocispec.Descriptor{{
+			MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(img.Manifest), Size: int64(len(img.Manifest)),
+		}}}),
+	}
+	for _, text := range content {
+		files[filepath.Join(blobs, digest.FromBytes(text).Encoded())] = text
+	}
+	for path, text := range files {
+		if err := os.WriteFile(path, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // AddIndex serves an index under a name.

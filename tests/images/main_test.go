@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/image/archive"
 	"github.com/vc-runtime/vc-runtime/image/pull"
 	"github.com/vc-runtime/vc-runtime/image/ref"
 	"github.com/vc-runtime/vc-runtime/image/registry"
@@ -104,18 +105,34 @@ func pullInto(ctx context.Context, root, name string, hook func(string) error) (
 	if err != nil {
 		return nil, nil, err
 	}
-	repo, err := registry.New(registry.Options{AuthFile: root + "/none", Backoff: time.Millisecond}).Repository(r)
+	src, end, err := source(root, r)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer repo.Close()
-	img, lease, err := pull.Pull(ctx, s, pull.FromRegistry(repo, r), r.String(), pull.Options{
+	defer end()
+	img, lease, err := pull.Pull(ctx, s, src, r.String(), pull.Options{
 		Platform: "linux/amd64", Unpack: pull.UnpackLayer, Downloads: 1,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	return s, img, lease.Close()
+}
+
+// source is a registry, or a folder in the OCI layout.
+func source(root string, r ref.Reference) (src pull.Source, end func() error, err error) {
+	if r.Transport == ref.Layout {
+		files, err := archive.Open(r, root)
+		if err != nil {
+			return nil, nil, err
+		}
+		return files, files.Close, nil
+	}
+	repo, err := registry.New(registry.Options{AuthFile: root + "/none", Backoff: time.Millisecond}).Repository(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pull.FromRegistry(repo, r), func() error { repo.Close(); return nil }, nil
 }
 
 // playPull pulls, prints the steps, and kills itself at one of them.
