@@ -29,8 +29,8 @@ type testCase struct {
 	// by force at the end.
 	steps []step
 	stdin string
-	// tty runs it at a terminal of 80 by 24.
-	tty bool
+	// tty runs it at a terminal of 80 by 24, and enter types a line into it (see step).
+	tty, enter bool
 	// short is part of the short form.
 	short bool
 }
@@ -41,10 +41,18 @@ type step struct {
 	args  []string
 	stdin string
 	tty   bool
+	// enter types an empty line once the terminal is raw. The process waits for it
+	// (awaitEnter) before it writes: runc changes the settings of both terminals
+	// while the process runs already, so that early lines end in one more or one less
+	// carriage return.
+	enter bool
 	null  bool // stdio is /dev/null, for what stays behind
 	// host is done instead, to the bundle.
 	host func(t testing.TB, b *bundle)
 }
+
+// awaitEnter is the beginning of a script of a step or a case with enter.
+const awaitEnter = "read -r _; "
 
 // bundle is a case's bundle. It has the same path for both runtimes.
 type bundle struct {
@@ -184,7 +192,7 @@ func (c *testCase) make(t *testing.T, b *bundle) {
 func (r *runner) perform(c *testCase, b *bundle) []string {
 	id := r.ID()
 	if c.steps == nil {
-		return r.do(step{args: []string{"run", "--bundle", "DIR", "ID"}, stdin: c.stdin, tty: c.tty}, b, id)
+		return r.do(step{args: []string{"run", "--bundle", "DIR", "ID"}, stdin: c.stdin, tty: c.tty, enter: c.enter}, b, id)
 	}
 	defer r.Do("delete", "--force", id)
 	lines := r.do(step{args: []string{"create", "--bundle", "DIR", "ID"}, null: true}, b, id)
@@ -212,6 +220,10 @@ func (r *runner) do(s step, b *bundle, id string) []string {
 	}
 	if s.tty {
 		console, pid := r.Command(80, 24, args...)
+		if s.enter {
+			console.AwaitRaw()
+			console.Type("\n")
+		}
 		code := r.Await(pid, testenv.DefaultTimeout)
 		lines := append(clean(r.lines("terminal: ", console.Rest())), fmt.Sprintf("exit code %d", code))
 		console.Close()

@@ -61,14 +61,14 @@ func tty(s *specs.Spec) { s.Process.Terminal = true }
 
 func terminalCases() []testCase {
 	return []testCase{
-		{name: "terminal", options: sh("tty; stty size; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; echo err >&2", tty), tty: true, short: true},
-		{name: "terminal-console-size", options: sh("stty size", tty, process(func(p *specs.Process) { p.ConsoleSize = &specs.Box{Width: 100, Height: 30} })), tty: true},
-		{name: "terminal-modes", options: sh("stty -a | grep -oE -- '-?(icanon|echo|isig|opost|onlcr|icrnl|ixon|iexten)( |$)' | tr -d ' '", tty), tty: true},
-		{name: "terminal-owner", options: sh("stat -c '%u %a' /dev/pts/0 /dev/console; ls -l /dev/console | cut -c1", tty, user(1000, 1000)), tty: true},
-		{name: "terminal-session", options: sh(`set -- $(cat /proc/self/stat); echo $5 $6 $8; ps -o pgid,tty,comm | sed -n 2p`, tty), tty: true},
-		{name: "terminal-exit", options: sh("printf 'no newline'; exit 7", tty), tty: true},
-		{name: "terminal-console", options: sh("echo to the console >/dev/console; echo to the tty >/dev/tty", tty), tty: true},
-		{name: "terminal-large", options: sh("seq 1 5000", tty), tty: true},
+		{name: "terminal", options: sh(awaitEnter+"tty; stty size; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; echo err >&2", tty), tty: true, enter: true, short: true},
+		{name: "terminal-console-size", options: sh(awaitEnter+"stty size", tty, process(func(p *specs.Process) { p.ConsoleSize = &specs.Box{Width: 100, Height: 30} })), tty: true, enter: true},
+		{name: "terminal-modes", options: sh(awaitEnter+"stty -a | grep -oE -- '-?(icanon|echo|isig|opost|onlcr|icrnl|ixon|iexten)( |$)' | tr -d ' '", tty), tty: true, enter: true},
+		{name: "terminal-owner", options: sh(awaitEnter+"stat -c '%u %a' /dev/pts/0 /dev/console; ls -l /dev/console | cut -c1", tty, user(1000, 1000)), tty: true, enter: true},
+		{name: "terminal-session", options: sh(awaitEnter+`set -- $(cat /proc/self/stat); echo $5 $6 $8; ps -o pgid,tty,comm | sed -n 2p`, tty), tty: true, enter: true},
+		{name: "terminal-exit", options: sh(awaitEnter+"printf 'no newline'; exit 7", tty), tty: true, enter: true},
+		{name: "terminal-console", options: sh(awaitEnter+"echo to the console >/dev/console; echo to the tty >/dev/tty", tty), tty: true, enter: true},
+		{name: "terminal-large", options: sh(awaitEnter+"seq 1 5000", tty), tty: true, enter: true},
 		{name: "terminal-none", options: sh("tty; [ -t 1 ]; echo $?; cat /dev/tty; ls /dev/console")},
 		{name: "terminal-at-no-terminal", options: sh("tty", tty)},
 		{name: "terminal-off-at-terminal", options: sh("tty; [ -t 0 ]; echo $?"), tty: true},
@@ -178,7 +178,7 @@ func execCases() []testCase {
 			start, {args: []string{"exec", "--detach", "--pid-file", "DIR/pid", "ID", "sh", "-c", "echo detached >/detached; mv /detached /done"}, null: true},
 			run("while [ ! -e /done ]; do sleep 0.1; done; cat /done"),
 		}},
-		{name: "exec-tty", steps: []step{start, {args: []string{"exec", "-t", "ID", "sh", "-c", "tty; stty size; exit 9"}, tty: true}}, short: true},
+		{name: "exec-tty", steps: []step{start, {args: []string{"exec", "-t", "ID", "sh", "-c", awaitEnter + "tty; stty size; exit 9"}, tty: true, enter: true}}, short: true},
 		{name: "exec-tty-twice", steps: []step{start, {args: []string{"exec", "-t", "ID", "sh", "-c", "tty >/one"}, tty: true}, {args: []string{"exec", "--tty", "ID", "sh", "-c", "tty >/two"}, tty: true}}},
 		{name: "exec-tty-detached", steps: []step{start, exec("-t", "-d", "ID", "true"), exec("-t", "--console-socket", "/nonexistent", "ID", "true")}},
 		{name: "exec-process", prepare: processFile(func(p *specs.Process) {}), steps: byFile},
@@ -210,8 +210,8 @@ func execCases() []testCase {
 		{name: "exec-apparmor", steps: []step{start, exec("--apparmor", "some-profile", "ID", "echo", "ran")}},
 		{name: "exec-process-label", steps: []step{start, exec("--process-label", "system_u:system_r:x_t:s0", "ID", "echo", "ran")}},
 		{name: "exec-ignore-paused", steps: []step{start, exec("--ignore-paused", "ID", "echo", "ran")}},
-		{name: "exec-process-terminal", prepare: processFile(func(p *specs.Process) { p.Args, p.Terminal = []string{"sh", "-c", "tty; stty size"}, true }), steps: []step{
-			start, {args: []string{"exec", "--process", "DIR/process.json", "ID"}, tty: true}}},
+		{name: "exec-process-terminal", prepare: processFile(func(p *specs.Process) { p.Args, p.Terminal = []string{"sh", "-c", awaitEnter + "tty; stty size"}, true }), steps: []step{
+			start, {args: []string{"exec", "--process", "DIR/process.json", "ID"}, tty: true, enter: true}}},
 		{name: "exec-flags-created", steps: []step{
 			exec("--cwd", "/home/user", "-e", "A=1", "-u", "1000:1000", "-g", "5", "--cap", "CAP_KILL", "--no-new-privs", "ID", "sh", "-c", id),
 			{args: []string{"exec", "-t", "ID", "sh", "-c", "tty >/tty; exit 9"}, tty: true}, // runc may not be raw yet when output comes
