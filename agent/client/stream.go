@@ -51,9 +51,9 @@ func (c *Client) Forward(ctx context.Context, port uint16) (net.Conn, error) {
 	return conn, nil
 }
 
-// Resolver has the agent listen on api.ResolverAddress, and gives the stream of
-// what is asked there (api.Query). Close ends that. Where another program of the
-// guest listens the error is an errno, EADDRINUSE.
+// Resolver has the agent take what is sent to api.ResolverAddress, and gives the
+// stream of what is asked there (api.Query). Close ends that. What the guest's
+// kernel refuses is an errno.
 func (c *Client) Resolver(ctx context.Context) (net.Conn, error) {
 	conn, err := c.ask(ctx, api.StreamHeader{Kind: api.KindResolver})
 	if err != nil {

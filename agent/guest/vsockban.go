@@ -27,9 +27,9 @@ func banVsock() error {
 	if err != nil {
 		return fmt.Errorf("ban vsock sockets: %w", err)
 	}
-	program, err := loadBan(hook)
+	program, err := loadProgram("vc_vsock_ban", ban[:], programAttr{kind: unix.BPF_PROG_TYPE_LSM, attachTo: unix.BPF_LSM_MAC, attachID: hook})
 	if err != nil {
-		return fmt.Errorf("ban vsock sockets: load the program: %w", err)
+		return fmt.Errorf("ban vsock sockets: %w", err)
 	}
 	// The link is never closed: its end would be that of the ban.
 	attr := rawTracepointAttr{program: uint32(program)}
@@ -64,59 +64,4 @@ var ban = [...]bpfInstruction{
 	{unix.BPF_JMP | unix.BPF_EXIT, 0, 0, 0},
 	{unix.BPF_ALU64 | unix.BPF_MOV | unix.BPF_K, 0x00, 0, 0}, // r0 = 0
 	{unix.BPF_JMP | unix.BPF_EXIT, 0, 0, 0},
-}
-
-// bpfInstruction is struct bpf_insn of linux/bpf.h.
-type bpfInstruction struct {
-	op        uint8
-	registers uint8 // source << 4 | destination
-	offset    int16
-	constant  int32
-}
-
-// programAttr is what of union bpf_attr (linux/bpf.h) loads a program.
-type programAttr struct {
-	kind, instructions       uint32
-	code, license            uint64
-	logLevel, logSize        uint32
-	log                      uint64
-	kernelVersion, flags     uint32
-	name                     [16]byte
-	interfaceIndex, attachTo uint32
-	btf, funcInfoSize        uint32
-	funcInfo                 uint64
-	funcInfos, lineInfoSize  uint32
-	lineInfo                 uint64
-	lineInfos, attachID      uint32
-}
-
-// rawTracepointAttr is what of union bpf_attr attaches a program.
-type rawTracepointAttr struct {
-	name    uint64
-	program uint32
-	_       uint32
-}
-
-// banLicense is the program's: the hooks are for such only.
-var banLicense = [...]byte{'G', 'P', 'L', 0}
-
-// loadBan gives the fd of the program.
-func loadBan(hook uint32) (int, error) {
-	attr := programAttr{
-		kind: unix.BPF_PROG_TYPE_LSM, attachTo: unix.BPF_LSM_MAC, attachID: hook,
-		// Pointers to package variables, which do not move.
-		instructions: uint32(len(ban)), code: uint64(uintptr(unsafe.Pointer(&ban[0]))),
-		license: uint64(uintptr(unsafe.Pointer(&banLicense[0]))),
-	}
-	copy(attr.name[:], "vc_vsock_ban")
-	return bpf(unix.BPF_PROG_LOAD, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
-}
-
-// bpf is bpf(2).
-func bpf(command uintptr, attr unsafe.Pointer, size uintptr) (int, error) {
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, command, uintptr(attr), size)
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(fd), nil
 }

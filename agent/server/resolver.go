@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
@@ -23,11 +25,14 @@ const (
 )
 
 // resolver takes queries for names on api.ResolverAddress to the host, which has
-// a DNS server there that knows the container's neighbours.
+// a DNS server there that knows the container's neighbours. It listens on ports
+// that the kernel chooses, as docker's does, and has the queries led there: the
+// port itself stays free for a DNS server of the container's.
 type resolver struct {
-	stream net.Conn
-	udp    *net.UDPConn
-	tcp    *net.TCPListener
+	stream   net.Conn
+	udp      *net.UDPConn
+	tcp      *net.TCPListener
+	redirect io.Closer
 
 	writing sync.Mutex // one query is written to the stream at a time
 
@@ -43,14 +48,14 @@ type asker struct {
 	answer func(message []byte) // nil for nobody
 }
 
-// resolve listens at an address, says so on the stream, and passes queries on until the host
-// closes it. That somebody else listens there is told the host, too.
-func resolve(stream net.Conn, address string) error {
+// resolve has queries come here, says so on the stream, and passes them on until the host
+// closes it. What went wrong is told the host, too.
+func (s *Server) resolve(stream net.Conn) error {
 	defer stream.Close()
-	r, err := listenResolver(stream, address)
+	r, err := s.listenResolver(stream)
 	if werr := api.WriteLine(stream, replyOf(err)); werr != nil || err != nil {
 		if r != nil {
-			r.close()
+			err = errors.Join(err, r.close())
 		}
 		return errors.Join(err, werr)
 	}
@@ -58,28 +63,37 @@ func resolve(stream net.Conn, address string) error {
 	running.Go(r.serveUDP)
 	running.Go(func() { r.serveTCP(&running) })
 	err = r.answers()
-	r.close()
+	err = errors.Join(err, r.close())
 	running.Wait()
 	return err
 }
 
-func listenResolver(stream net.Conn, address string) (*resolver, error) {
-	udp, err := net.ListenPacket("udp4", address)
+func (s *Server) listenResolver(stream net.Conn) (*resolver, error) {
+	if s.cfg.Network == nil {
+		return nil, fmt.Errorf("the network is not the agent's: %w", syscall.EOPNOTSUPP)
+	}
+	at := netip.MustParseAddrPort(api.ResolverAddress)
+	free := netip.AddrPortFrom(at.Addr(), 0)
+	udp, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(free))
 	if err != nil {
 		return nil, err
 	}
-	tcp, err := net.Listen("tcp4", address)
+	tcp, err := net.ListenTCP("tcp4", net.TCPAddrFromAddrPort(free))
 	if err != nil {
-		udp.Close()
-		return nil, err
+		return nil, errors.Join(err, udp.Close())
 	}
-	return &resolver{
-		stream: stream, udp: udp.(*net.UDPConn), tcp: tcp.(*net.TCPListener), conns: make(map[net.Conn]bool),
-	}, nil
+	redirect, err := s.cfg.Network.Redirect(at, portOf(udp.LocalAddr()), portOf(tcp.Addr()))
+	if err != nil {
+		return nil, errors.Join(err, udp.Close(), tcp.Close())
+	}
+	return &resolver{stream: stream, udp: udp, tcp: tcp, redirect: redirect, conns: make(map[net.Conn]bool)}, nil
 }
 
+func portOf(a net.Addr) uint16 { return netip.MustParseAddrPort(a.String()).Port() }
+
 // close ends everything that waits for something.
-func (r *resolver) close() {
+func (r *resolver) close() error {
+	err := r.redirect.Close()
 	r.stream.Close()
 	r.udp.Close()
 	r.tcp.Close()
@@ -89,6 +103,7 @@ func (r *resolver) close() {
 		c.Close()
 	}
 	r.conns = nil
+	return err
 }
 
 // serves notes a TCP connection, for close. It is false when it is over.

@@ -1,9 +1,13 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -11,23 +15,34 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 )
 
-// freeAddress is one that nobody listens on, by UDP or TCP.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.11:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+// redirect is a network that notes where it was told to lead queries.
+type redirect struct {
+	from     netip.AddrPort
+	udp, tcp uint16
+	err      error
+	closed   atomic.Bool
+}
+
+func (r *redirect) Configure(context.Context, *api.ConfigureNetworkRequest) error {
+	return errors.New("not asked for")
+}
+
+func (r *redirect) Redirect(from netip.AddrPort, udp, tcp uint16) (io.Closer, error) {
+	r.from, r.udp, r.tcp = from, udp, tcp
+	return r, r.err
+}
+
+func (r *redirect) Close() error {
+	r.closed.Store(true)
+	return nil
 }
 
 // startResolver runs a resolver and gives the host's end of its stream.
-func startResolver(t *testing.T, address string) net.Conn {
+func startResolver(t *testing.T, r *redirect) net.Conn {
 	t.Helper()
 	host, guest := net.Pipe()
 	done := make(chan error, 1)
-	go func() { done <- resolve(guest, address) }()
+	go func() { done <- New(Config{Network: r}).resolve(guest) }()
 	host.SetDeadline(time.Now().Add(time.Minute))
 	var reply api.ForwardReply
 	if err := api.ReadLine(host, &reply); err != nil || reply.Errno != 0 {
@@ -38,14 +53,17 @@ func startResolver(t *testing.T, address string) net.Conn {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
+		if !r.closed.Load() {
+			t.Error("the redirection has outlived the resolver")
+		}
 	})
 	return host
 }
 
 // dialResolver asks by a network.
-func dialResolver(t *testing.T, network, address string) net.Conn {
+func dialResolver(t *testing.T, network string, port uint16) net.Conn {
 	t.Helper()
-	conn, err := net.Dial(network, address)
+	conn, err := net.Dial(network, fmt.Sprintf("127.0.0.11:%d", port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,10 +75,13 @@ func dialResolver(t *testing.T, network, address string) net.Conn {
 // TestResolver asks by both transports, and gets the answers back in another
 // order, each to who has asked.
 func TestResolver(t *testing.T) {
-	address := freeAddress(t)
-	host := startResolver(t, address)
-	a, b := dialResolver(t, "udp4", address), dialResolver(t, "udp4", address)
-	c := dialResolver(t, "tcp4", address)
+	var led redirect
+	host := startResolver(t, &led)
+	if led.from.String() != api.ResolverAddress {
+		t.Errorf("queries to %s are led here, expected %s", led.from, api.ResolverAddress)
+	}
+	a, b := dialResolver(t, "udp4", led.udp), dialResolver(t, "udp4", led.udp)
+	c := dialResolver(t, "tcp4", led.tcp)
 	var queries []api.Query
 	read := func(message string, transport api.Transport) {
 		t.Helper()
@@ -105,23 +126,29 @@ func TestResolver(t *testing.T) {
 	}
 }
 
-// TestResolverTaken has another program listen there.
-func TestResolverTaken(t *testing.T) {
-	l, err := net.ListenPacket("udp4", "127.0.0.11:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	host, guest := net.Pipe()
-	defer host.Close()
-	done := make(chan error, 1)
-	go func() { done <- resolve(guest, l.LocalAddr().String()) }()
-	host.SetDeadline(time.Now().Add(time.Minute))
-	var reply api.ForwardReply
-	if err := api.ReadLine(host, &reply); err != nil || syscall.Errno(reply.Errno) != syscall.EADDRINUSE {
-		t.Errorf("%+v, %v", reply, err)
-	}
-	if err := <-done; !errors.Is(err, syscall.EADDRINUSE) {
-		t.Error(err)
+// TestResolverRefused has a guest where queries cannot be led to the agent.
+func TestResolverRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		cfg  Config
+		want syscall.Errno
+	}{
+		{"kernel", Config{Network: &redirect{err: fmt.Errorf("load the program: %w", syscall.EPERM)}}, syscall.EPERM},
+		{"no network", Config{}, syscall.EOPNOTSUPP},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			host, guest := net.Pipe()
+			defer host.Close()
+			done := make(chan error, 1)
+			go func() { done <- New(tt.cfg).resolve(guest) }()
+			host.SetDeadline(time.Now().Add(time.Minute))
+			var reply api.ForwardReply
+			if err := api.ReadLine(host, &reply); err != nil || syscall.Errno(reply.Errno) != tt.want {
+				t.Errorf("%+v, %v", reply, err)
+			}
+			if err := <-done; !errors.Is(err, tt.want) {
+				t.Error(err)
+			}
+		})
 	}
 }

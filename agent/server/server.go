@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
+	"net/netip"
 	"sync"
 	"syscall"
 
@@ -60,6 +62,9 @@ type Group interface {
 // Network sets up the guest's network.
 type Network interface {
 	Configure(ctx context.Context, req *api.ConfigureNetworkRequest) error
+	// Redirect leads what is sent to an address on to other ports of it, by UDP and
+	// by TCP, until what it gives is closed.
+	Redirect(from netip.AddrPort, udp, tcp uint16) (io.Closer, error)
 }
 
 // Machine is the virtual machine, as its kernel sees it.
@@ -88,7 +93,7 @@ type Config struct {
 	Disks       Disks                    // and those on block devices; nil refuses them
 	CgroupsPath func(name string) string // linux.cgroupsPath of a container
 	Group       func(name string) Group  // the folder of that
-	Network     Network                  // nil refuses ConfigureNetwork
+	Network     Network                  // nil refuses ConfigureNetwork and KindResolver
 	Machine     Machine
 	Pod         Pod // what containers share
 	// Ready returns when the guest is set up for containers.

@@ -113,7 +113,7 @@ func (s *Server) serveStream(stream net.Conn, calls *handoff) {
 		}
 		return
 	case api.KindResolver:
-		if err := resolve(stream, api.ResolverAddress); err != nil {
+		if err := s.resolve(stream); err != nil {
 			s.cfg.Log.Printf("pass on queries for names: %v", err)
 		}
 		return

@@ -1,7 +1,7 @@
 // Package docker drives the runtime through Debian's docker.io, unmodified. The
 // daemon and its containerd have their own folders and sockets, in the suite's
 // namespaces; a daemon of the machine is neither needed nor seen. What the daemon
-// reads is packaging/docker/daemon.json as it is.
+// reads is packaging/docker/daemon.json as it is, and --add-runtime names the runtime once more.
 //
 //	VC_DOCKER_STARTS  how many containers look for their network at their start; 10
 //
@@ -34,6 +34,7 @@ var (
 const (
 	image   = "test.local/busybox:1"
 	runtime = "vc-runtime" // as the drop-in calls it
+	byFlag  = "by-flag"    // as --add-runtime does
 	state   = "/run/docker-test"
 	socket  = state + "/docker.sock"
 	// limit is above the runtime's own for a create, whose text is to be seen.
@@ -71,11 +72,15 @@ func prepare(s *testenv.Suite) (func() error, error) {
 func prepareWith(s *testenv.Suite, u *undos) error {
 	// What namespaces were mounted on, which libnetwork removes once a minute.
 	s.Ignore = func(what string) bool { return strings.HasPrefix(what, "file "+state+"/exec/netns/") }
-	dropIn, err := testenv.DropIn("docker/daemon.json")
-	if err != nil {
-		return err
+	etc := make(map[string][]byte)
+	if s.IsVM() { // no other one knows the flags that the drop-in has
+		dropIn, err := testenv.DropIn("docker/daemon.json")
+		if err != nil {
+			return err
+		}
+		etc["docker/daemon.json"] = dropIn
 	}
-	uninstall, err := s.Install(map[string][]byte{"docker/daemon.json": dropIn})
+	uninstall, err := s.Install(etc)
 	if err != nil {
 		return err
 	}
@@ -162,11 +167,16 @@ func startContainerd(s *testenv.Suite, u *undos) error {
 }
 
 func startDocker(s *testenv.Suite, u *undos) (err error) {
-	daemon, err = start(s, "dockerd", []string{
+	args := []string{
 		"--data-root", filepath.Join(s.Dir, "docker"), "--exec-root", state + "/exec", "--pidfile", state + "/docker.pid",
 		"--host", "unix://" + socket, "--containerd", state + "/containerd.sock", "--storage-driver", "overlay2",
 		"--bip", gateway + "/24", "--default-address-pool", "base=10.99.0.0/16,size=24", "--cgroup-parent", "/" + s.Prefix,
-	}, "docker", "version")
+		"--add-runtime", byFlag + "=" + testenv.Installed,
+	}
+	if !s.IsVM() {
+		args = append(args, "--add-runtime", runtime+"="+testenv.Installed)
+	}
+	daemon, err = start(s, "dockerd", args, "docker", "version")
 	if err == nil {
 		u.add(func() error { return errors.Join(daemon.Stop(), ip(s, "link", "delete", "docker0")) })
 	}

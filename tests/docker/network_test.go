@@ -105,6 +105,15 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestNameServer has a container that is a DNS server itself, on all addresses, ask
+// docker's for names: the two do not get into each other's way.
+func TestNameServer(t *testing.T) {
+	d := newDocker(t)
+	d.network("lan")
+	d.detached("--name", "web", "--network", "lan", image, "sleep", "1000000")
+	d.gives(d.run(nil, "--rm", "--network", "lan", "--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", image, "probe", "names", "web"), 0, "probe names ok\n")
+}
+
 // TestNetworks has a container in two networks, the second one given between
 // create and start.
 func TestNetworks(t *testing.T) {

@@ -35,6 +35,19 @@ func TestRun(t *testing.T) {
 	d.Equal("containers left", d.ok("ps", "-aq"), "")
 }
 
+// TestAddRuntime has a runtime that dockerd was told with --add-runtime, without flags of
+// its own: TERM is then the runtime's to follow up, and docker's KILL finds nothing left to do.
+func TestAddRuntime(t *testing.T) {
+	d := newDocker(t)
+	d.Equal("path", d.ok("info", "--format", `{{(index .Runtimes "`+byFlag+`").Path}}`), testenv.Installed)
+	id := d.ok("run", "--detach", "--runtime", byFlag, image, "sh", "-c", "trap 'exit 6' TERM; echo ready; while :; do sleep 0.1; done")
+	t.Cleanup(func() { d.removed(id) })
+	d.logged(id, "ready")
+	d.Equal("runtime", d.ok("inspect", "--format", "{{.HostConfig.Runtime}}", id), byFlag)
+	d.ok("stop", "--time", "60", id)
+	d.Equal("status", d.status(id), "exited 6")
+}
+
 // TestRunStreams has input, and output apart from errors.
 func TestRunStreams(t *testing.T) {
 	d := newDocker(t)

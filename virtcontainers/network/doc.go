@@ -78,8 +78,9 @@
 //
 // Docker's DNS server listens on 127.0.0.11 in the namespace of a container that
 // is on a network of the user's, behind rules that lead port 53 to its own. Where
-// a Resolver finds it, the agent listens on that address in the guest, and each
-// query goes through the guest channel and is asked again in the namespace, by the
-// transport that it came over. What a query or an answer says is the server's and
-// the container's business: nobody looks into them, or keeps them.
+// a Resolver finds it, the agent has what is sent there in the guest led to ports of
+// its own, by programs at connect(2) and its like, and each query goes through the
+// guest channel and is asked again in the namespace, by the transport that it came
+// over. What a query or an answer says is the server's and the container's
+// business: nobody looks into them, or keeps them.
 package network

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probes are the sub-commands; each gets one path, or a URL.
+// probes are the sub-commands; each gets one path, a URL or a name.
 var probes = map[string]func(path string) error{
 	"tree":    tree,
 	"mmap":    sharedMapping,
@@ -31,6 +31,7 @@ var probes = map[string]func(path string) error{
 	"get":     get,
 	"replace": replace,
 	"notify":  notify,
+	"names":   names,
 }
 
 func main() {
