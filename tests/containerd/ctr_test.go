@@ -165,7 +165,9 @@ func TestCtrForce(t *testing.T) {
 // TestCtrTerminal runs at a terminal.
 func TestCtrTerminal(t *testing.T) {
 	c := newCtr(t)
-	cmd := ctrCommand(c.Suite, append(append(runFlags(c.Suite), "--rm", "--tty", image), c.ID(), "sh", "-c", "stty size; read line; echo got $line; exit 4")...)
+	// ctr tells the size when the container has started: nothing orders it and the process.
+	const script = `until [ "$(stty size 2>/dev/null)" = "30 100" ]; do sleep 0.1; done; stty size; read line; echo got $line; exit 4`
+	cmd := ctrCommand(c.Suite, append(append(runFlags(c.Suite), "--rm", "--tty", image), c.ID(), "sh", "-c", script)...)
 	console, pid := c.AtTerminal(100, 30, cmd)
 	defer console.Close()
 	// ctr's terminal is raw but for its output (containerd/console, SetRaw).
