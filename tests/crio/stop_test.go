@@ -19,12 +19,15 @@ type program struct {
 	codes        []int // exit codes that may come of it
 	// onItsOwn has the process exit at the moment when it is stopped.
 	onItsOwn bool
+	// grace is for the process after TERM: what obeys needs its time on a busy
+	// machine, and is never to be killed.
+	grace time.Duration
 }
 
 var programs = []program{
-	{"obeys", "trap 'exit 5' TERM; touch /ready; while :; do sleep 0.05; done", []int{5}, false},
-	{"ignores", "trap '' TERM; touch /ready; while :; do sleep 0.05; done", []int{137}, false},
-	{"exits", "trap 'exit 5' TERM; touch /ready; until [ -e /go ]; do :; done; exit 7", []int{5, 7, 137}, true},
+	{"obeys", "trap 'exit 5' TERM; touch /ready; while :; do sleep 0.05; done", []int{5}, false, limit},
+	{"ignores", "trap '' TERM; touch /ready; while :; do sleep 0.05; done", []int{137}, false, 2 * time.Second},
+	{"exits", "trap 'exit 5' TERM; touch /ready; until [ -e /go ]; do :; done; exit 7", []int{5, 7, 137}, true, 2 * time.Second},
 }
 
 // modes are the two ways of TERM: CRI-O's clock counts with the second one.
@@ -51,7 +54,7 @@ func TestStop(t *testing.T) {
 				load(e)
 			}
 			p := newPod(e.Configured(testenv.Settings{
-				"runtime.on_term": strconv.Quote(mode.onTerm), "runtime.stop_grace": `"2s"`,
+				"runtime.on_term": strconv.Quote(mode.onTerm), "runtime.stop_grace": strconv.Quote(prog.grace.String()),
 			}))
 			// The processes' own time is spread over the stop's.
 			p.cycle(prog, time.Duration(i*7%40)*time.Millisecond)
@@ -95,7 +98,7 @@ func (p *pod) cycle(prog program, delay time.Duration) {
 			}
 		}()
 	}
-	c.stop()
+	c.stop(prog.grace)
 	if err := c.bundle.Overlay.Cycle(); err != nil {
 		p.Error(err)
 	}
@@ -120,11 +123,11 @@ func (c *container) ready() {
 
 // stop is CRI-O's: TERM by number, a look at the process every 100 ms for the
 // grace period, then KILL again and again.
-func (c *container) stop() {
+func (c *container) stop(grace time.Duration) {
 	c.Helper()
-	const period, look = 2 * time.Second, 100 * time.Millisecond
+	const look = 100 * time.Millisecond
 	c.kill("15")
-	for deadline := time.Now().Add(period); testenv.Alive(c.pid) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(grace); testenv.Alive(c.pid) && time.Now().Before(deadline); {
 		time.Sleep(look)
 	}
 	for deadline := time.Now().Add(limit); testenv.Alive(c.pid); time.Sleep(look) {
