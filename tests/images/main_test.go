@@ -164,26 +164,30 @@ func playPull(root, name, at string) int {
 	return 0
 }
 
-// recovers checks a store after an accident: nothing damaged is in it, the pull works now, and
-// after the image has gone nothing is left.
-func recovers(t *testing.T, root, name string) {
+// undamaged checks a store: all that is in it is what it should be, to the last
+// byte.
+func undamaged(t *testing.T, root, when string) *store.Store {
 	t.Helper()
 	s, err := store.Open(root, store.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(when string) {
-		t.Helper()
-		problems, err := s.Fsck(t.Context(), store.FsckOptions{Content: true, Unpack: pull.Remake(s)})
-		if err != nil || len(problems) > 0 {
-			t.Errorf("fsck %s: %v, %v", when, problems, err)
-		}
+	problems, err := s.Fsck(t.Context(), store.FsckOptions{Content: true, Unpack: pull.Remake(s)})
+	if err != nil || len(problems) > 0 {
+		t.Errorf("fsck %s: %v, %v", when, problems, err)
 	}
-	check("after the accident")
+	return s
+}
+
+// recovers checks a store after an accident: nothing damaged is in it, the pull works now, and
+// after the image has gone nothing is left.
+func recovers(t *testing.T, root, name string) {
+	t.Helper()
+	undamaged(t, root, "after the accident")
 	if _, _, err := pullInto(t.Context(), root, name, nil); err != nil {
 		t.Errorf("the retry: %v", err)
 	}
-	check("after the retry")
+	s := undamaged(t, root, "after the retry")
 	if err := s.RemoveImage(t.Context(), name); err != nil {
 		t.Error(err)
 	}
