@@ -209,8 +209,8 @@ func TestImageUnpack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if u := spec.Process.User; u.UID != 33 || u.GID != 34 || len(u.AdditionalGids) != 1 || u.AdditionalGids[0] != 35 ||
-		spec.Process.Cwd != "/etc" || spec.Root.Path != "rootfs" {
-		t.Errorf("process %+v", spec.Process)
+		spec.Process.Cwd != "/etc" || spec.Root.Path != "rootfs" || spec.Version != "1.0.2" {
+		t.Errorf("version %q, process %+v", spec.Version, spec.Process)
 	}
 	if got := read(t, filepath.Join(dir, "rootfs/bin/sh")); got != "#!" {
 		t.Errorf("rootfs: %q", got)

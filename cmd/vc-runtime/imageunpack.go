@@ -30,6 +30,10 @@ func (p *program) imageUnpackCommand() *cli.Command {
 	}
 }
 
+// plainVersion is the version of the runtime specification that bundles for others
+// have: crun knew no later one until 1.9, and nothing later is used.
+const plainVersion = "1.0.2"
+
 // unpackImage makes a bundle. A folder that it has begun, and not completed,
 // has no config.json, also after a loss of power.
 func unpackImage(c *cli.Context, s *image.Service) error {
@@ -49,6 +53,7 @@ func unpackImage(c *cli.Context, s *image.Service) error {
 	if err != nil {
 		return err
 	}
+	spec.Version = plainVersion
 	dir := c.Args().Get(1)
 	rootfs := filepath.Join(dir, "rootfs")
 	if _, err := os.Lstat(filepath.Join(dir, specConfig)); !errors.Is(err, fs.ErrNotExist) {

@@ -83,17 +83,23 @@ func TestTLS(t *testing.T) {
 	for name, c := range map[string]struct {
 		ip    string
 		good  time.Duration
+		self  bool   // signed by nobody else
 		hosts string // of the registry; %s is the authority's file
 		wrong any    // a pointer for errors.As; nil where it is to work
 	}{
 		"authority known":   {ip: "127.0.0.1", good: time.Hour, hosts: "ca = %q\n"},
 		"authority unknown": {ip: "127.0.0.1", good: time.Hour, wrong: new(x509.UnknownAuthorityError)},
+		"self-signed":       {ip: "127.0.0.1", good: time.Hour, self: true, wrong: new(x509.UnknownAuthorityError)},
 		"expired":           {ip: "127.0.0.1", good: -time.Hour, hosts: "ca = %q\n", wrong: new(x509.CertificateInvalidError)},
 		"wrong name":        {ip: "127.0.0.9", good: time.Hour, hosts: "ca = %q\n", wrong: new(x509.HostnameError)},
 		"not to be checked": {ip: "127.0.0.9", good: -time.Hour, hosts: "skip_verify = true\n# %s\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, client := serveTLS(t, ca, c.ip, c.good), newClient(t)
+			by := ca
+			if c.self {
+				by = nil
+			}
+			r, client := serveTLS(t, by, c.ip, c.good), newClient(t)
 			r.Add("x", "latest", img)
 			if c.hosts != "" {
 				client.registry.CertsDirs = []string{hosts(t, r.Host(), fmt.Sprintf(c.hosts, file))}

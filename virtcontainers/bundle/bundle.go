@@ -36,8 +36,8 @@ const (
 	upperName  = "upper.ext4"
 	// OutputName is for the output of a container that nobody listens to.
 	OutputName = "output.log"
-	// EmptyName is for a file system with nothing in it, of an image that has no layers.
-	EmptyName = "empty.erofs"
+	// LowestName is for a layer below those of the image.
+	LowestName = "lowest.erofs"
 )
 
 // Make makes a bundle in the empty folder dir. What it gives is for
@@ -72,7 +72,7 @@ func Make(ctx context.Context, dir string, c Config) (*monitor.Image, error) {
 // Remove removes a bundle and its folder, by name: it removes nothing that
 // somebody else has put there. What is not there is fine.
 func Remove(dir string) error {
-	for _, name := range []string{upperName, EmptyName, configName, OutputName, rootfsName, ownerName, ""} {
+	for _, name := range []string{upperName, LowestName, configName, OutputName, rootfsName, ownerName, ""} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}

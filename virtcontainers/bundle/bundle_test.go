@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,6 +28,7 @@ func TestSpec(t *testing.T) {
 		WorkingDir: "/srv/../data", StopSignal: "SIGINT",
 		Labels: map[string]string{"maker": "me", "io.vc-runtime.stop.grace": "1h"},
 	}
+	declared := v1.ImageConfig{Cmd: []string{"a"}, Volumes: map[string]struct{}{"/b/./c/": {}, "/a": {}, "/b/c": {}}}
 	tests := map[string]struct {
 		image   v1.ImageConfig
 		options Options
@@ -50,6 +52,10 @@ func TestSpec(t *testing.T) {
 		}, []int64{64 << 20, 150_000, 100_000}},
 		"volume": {full, Options{Volumes: []Volume{{"/a", "/b", true}}}, func(s *specs.Spec) any { return s.Mounts[len(s.Mounts)-1] },
 			specs.Mount{Type: "bind", Source: "/a", Destination: "/b", Options: []string{"rbind", "rprivate", "ro"}}},
+		"declared volumes, all writable": {declared, Options{}, mountsOf("tmpfs", "tmpcopyup"), []string(nil)},
+		"declared volumes, read-only":    {declared, Options{ReadOnly: true}, mountsOf("tmpfs", "tmpcopyup"), []string{"/a", "/b/c"}},
+		"declared volume, and the user's": {declared, Options{ReadOnly: true, Volumes: []Volume{{"/x", "/a", false}}}, mountsOf("tmpfs", "tmpcopyup"),
+			[]string{"/b/c"}},
 		"no ambient capabilities": {full, Options{}, func(s *specs.Spec) any { return len(s.Process.Capabilities.Ambient) }, 0},
 	}
 	for name, tt := range tests {
@@ -62,6 +68,19 @@ func TestSpec(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// mountsOf are the destinations of mounts of a type with an option.
+func mountsOf(kind, option string) func(*specs.Spec) any {
+	return func(s *specs.Spec) any {
+		var all []string
+		for _, m := range s.Mounts {
+			if m.Type == kind && slices.Contains(m.Options, option) {
+				all = append(all, m.Destination)
+			}
+		}
+		return all
 	}
 }
 
@@ -83,6 +102,8 @@ func TestSpecRefuses(t *testing.T) {
 		"cpus":              {cmd, Options{CPUs: 0.001}, "cpus 0.001"},
 		"volume's source":   {cmd, Options{Volumes: []Volume{{Source: "a", Destination: "/b"}}}, `"a": expected an absolute path`},
 		"volume's place":    {cmd, Options{Volumes: []Volume{{Source: "/a", Destination: "b"}}}, `"b": expected an absolute path`},
+		"declared volume":   {v1.ImageConfig{Cmd: []string{"a"}, Volumes: map[string]struct{}{"a/b": {}}}, Options{}, `volume "a/b" of the image: expected an absolute path`},
+		"declared root":     {v1.ImageConfig{Cmd: []string{"a"}, Volumes: map[string]struct{}{"/..": {}}}, Options{}, `volume "/.." of the image`},
 		"image's variables": {v1.ImageConfig{Cmd: []string{"a"}, Env: []string{"oops"}}, Options{}, `environment variable "oops"`},
 	}
 	for name, tt := range tests {

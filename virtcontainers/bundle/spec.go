@@ -93,7 +93,33 @@ func Spec(img *v1.Image, o Options) (*specs.Spec, error) {
 		}
 		s.Mounts = append(s.Mounts, m)
 	}
+	declared, err := Declared(img)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range declared {
+		taken := slices.ContainsFunc(s.Mounts, func(m specs.Mount) bool { return path.Clean(m.Destination) == dir })
+		if o.ReadOnly && !taken {
+			// What is in it, and can be written to: as with docker.
+			s.Mounts = append(s.Mounts, specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: dir, Options: []string{"nosuid", "nodev", "tmpcopyup"}})
+		}
+	}
 	return s, limits(s.Linux.Resources, o)
+}
+
+// Declared are the folders that the image declares to be volumes, sorted. They are
+// the container's own, and are there even where no layer has them.
+func Declared(img *v1.Image) ([]string, error) {
+	var dirs []string
+	for dir := range img.Config.Volumes {
+		clean := path.Clean(dir)
+		if !path.IsAbs(dir) || clean == "/" {
+			return nil, fmt.Errorf("volume %q of the image: expected an absolute path of a folder", dir)
+		}
+		dirs = append(dirs, clean)
+	}
+	slices.Sort(dirs)
+	return slices.Compact(dirs), nil
 }
 
 // args puts entry point and command together as docker does: who replaces the
