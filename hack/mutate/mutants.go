@@ -112,4 +112,16 @@ var mutants = []mutant{
 		{"	if err := l.name(rs); err != nil {\n		return nil, err\n	}\n	return l.s.look(rs)\n",
 			"	there, err := l.s.look(rs)\n	return there, errors.Join(err, l.name(rs))\n"},
 	}, "./image/store", "TestNamingAndLookingExcludeTheCollector"},
+	{"a blob is on the disk before its name is", "image/store/blob.go", []change{
+		{`	if err := l.s.syncFile("blob", p.file); err != nil {`, `	if err := error(nil); err != nil {`},
+	}, "./tests/images", "TestPowerCutAtEveryStep"},
+	{"a layer is on the disk before its name is", "image/store/layer.go", []change{
+		{`	if err := l.s.syncFile("layer", f); err != nil {`, `	if err := error(nil); err != nil {`},
+	}, "./tests/images", "TestPowerCutAtEveryStep"},
+	{"a registry's silence begins anew with each read", "image/registry/transport.go", []change{
+		{"	w.timer.Reset(w.timeout)\n", ""},
+	}, "./image/registry", "TestTrickle"},
+	{"a device has an interrupt", "hypervisor/qemu/share.go", []change{
+		{"	case taken+interrupts > cpus*interruptsPerCPU:", "	case cpus == 0:"},
+	}, "./hypervisor/qemu", "TestFreeSlot"},
 }
