@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
 
 // FS_IOC_SHUTDOWN of linux/fs.h ends all writing to a file system at once: what
@@ -23,15 +23,11 @@ const (
 // TestPowerCut loses the power right after records were written: each of them
 // is there, and whole.
 func TestPowerCut(t *testing.T) {
-	mkfs, err := exec.LookPath("mkfs.ext4")
-	if err != nil {
-		t.Skip("SKIPPED: no mkfs.ext4 (e2fsprogs, see hack/deps), which makes the file system that loses its power")
-	}
 	w := newWorld(t)
 	run := func(name string, args ...string) {
 		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-			t.Fatalf("%s %q: %v: %s", name, args, err, out)
+		if res := w.Run(t, testenv.Command{Path: testenv.Tool(t, name), Args: args, Env: os.Environ()}); res.Code != 0 {
+			t.Fatal(res)
 		}
 	}
 	file, dir := w.Path("disk"), w.Path("mnt")
@@ -42,7 +38,7 @@ func TestPowerCut(t *testing.T) {
 	if err := errors.Join(f.Truncate(32<<20), f.Close(), os.Mkdir(dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	run(mkfs, "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", file)
+	run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", file)
 	run("mount", "-o", "loop", file, dir)
 	defer func() {
 		run("umount", dir)
