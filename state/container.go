@@ -195,5 +195,6 @@ func (s *Store) save(kind, id, record string, v any) error {
 		return errors.Join(err, perr)
 	}
 	defer parent.Close()
-	return errors.Join(err, unlink(parent, id, unix.AT_REMOVEDIR))
+	// The record may have its name already: who gets an error has no record.
+	return errors.Join(err, unlink(dir, record, 0), unlink(parent, id, unix.AT_REMOVEDIR))
 }

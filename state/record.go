@@ -31,8 +31,9 @@ func isTemp(name, record string) bool {
 }
 
 // writeRecord replaces the record called name in dir: readers see the old one
-// or the new one, also after a power cut. On an error the old one stays and
-// nothing else is left.
+// or the new one, also after a power cut. On an error the old one stays, unless it
+// was the way of the new one's name to the disk that failed, and nothing else is
+// left.
 func writeRecord(dir *os.File, name string, v any) error {
 	body, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

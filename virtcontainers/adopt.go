@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
@@ -80,6 +81,9 @@ func (r *Runtime) adopt(ctx context.Context, p *plan, rec *state.Container) bool
 	if p.key == "" || rec.Sandbox != p.sandbox {
 		return false
 	}
+	if err := failpoint.Here(failpoint.CreateAdopt); err != nil {
+		return false
+	}
 	claim, err := r.joinSandbox(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID, Key: string(p.key)})
 	if err != nil {
 		if !errors.Is(err, unix.EKEYREJECTED) && !notThere(err) {
@@ -146,6 +150,9 @@ func (r *Runtime) abandon(ctx context.Context, p *plan) error {
 func (r *Runtime) abandonKept(ctx context.Context, sandbox string) {
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.KillTimeout.Std())
 	defer cancel()
+	if err := failpoint.Here(failpoint.DeleteAbandon); err != nil {
+		return
+	}
 	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))
 	if err != nil {
 		return

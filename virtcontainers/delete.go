@@ -130,6 +130,9 @@ func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
 // endIfLast ends the record's sandbox where no other container lives in it,
 // and removes what is left of it.
 func (r *Runtime) endIfLast(ctx context.Context, rec *state.Container) error {
+	if err := failpoint.Here(failpoint.DeleteLockSandbox); err != nil {
+		return err
+	}
 	lock, err := r.Store.LockSandbox(ctx, rec.Sandbox)
 	if err != nil {
 		return err

@@ -46,6 +46,9 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal, all bool
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
+	if err := failpoint.Here(failpoint.KillSignal); err != nil {
+		return err
+	}
 	_, err = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpSignal, Signal: int(sig), All: all})
 	if notThere(err) {
 		return lifecycle.ErrNotRunning
@@ -78,6 +81,9 @@ func (r *Runtime) killCreating(ctx context.Context, rec *state.Container, sig un
 func (r *Runtime) stop(ctx context.Context, rec *state.Container) error {
 	grace, err := r.Config.Grace(rec.Annotations)
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Here(failpoint.KillTerm); err != nil {
 		return err
 	}
 	// The monitor keeps the time; it answers when the container is stopped.

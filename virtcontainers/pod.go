@@ -79,6 +79,9 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) erro
 			undo.pushSandbox(func(ctx context.Context) error { return r.abandon(ctx, p) })
 		}
 	}()
+	if err := step(ctx, failpoint.CreateLockSandbox); err != nil {
+		return err
+	}
 	lock, err := r.Store.LockSandbox(ctx, p.sandbox)
 	if err != nil {
 		return err

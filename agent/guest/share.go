@@ -77,16 +77,18 @@ func unmount(ctx context.Context, reap *reaper.Reaper, dir string) error {
 	}
 }
 
+// syncfs writes a file system back, where there is one and somebody serves it
+// still (ENOTCONN: its device was unplugged): else there is nowhere to write to.
 func syncfs(dir string) error {
 	f, err := os.Open(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTCONN) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
+	if err := unix.Syncfs(int(f.Fd())); err != nil && !errors.Is(err, unix.ENOTCONN) {
 		return fmt.Errorf("sync %s: %w", dir, err)
 	}
 	return nil

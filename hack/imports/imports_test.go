@@ -23,7 +23,7 @@ var internal = map[string][]string{
 
 	"virtcontainers":                 {"state", "trace"},
 	"virtcontainers/shim":            {"agent/api", "state", "trace", "virtcontainers"},
-	"virtcontainers/network":         {"agent/api", "hypervisor", "trace"},
+	"virtcontainers/network":         {"agent/api", "hypervisor", "state/failpoint", "trace"},
 	"virtcontainers/monitor/sandbox": {"agent/api", "agent/client", "agent/guestimage", "hypervisor", "state", "trace", "virtcontainers"},
 
 	"hypervisor":           {"state"},

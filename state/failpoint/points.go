@@ -4,14 +4,17 @@ package failpoint
 // fault tests go through Points: a place that is not in there cannot be armed.
 const (
 	CreateLock          Name = "create.lock"
+	CreateAdopt         Name = "create.adopt"
 	CreateRecord        Name = "create.record"
 	CreateRecordCgroup  Name = "create.record-cgroup"
+	CreateLockSandbox   Name = "create.lock-sandbox"
 	CreateJoin          Name = "create.join"
 	CreateSandboxFolder Name = "create.sandbox-folder"
 	CreateSocket        Name = "create.socket"
 	CreateSpawnMonitor  Name = "create.spawn-monitor"
 	CreateRecordSandbox Name = "create.record-sandbox"
 	CreateEnterCgroup   Name = "create.enter-cgroup"
+	CreateMakeCgroup    Name = "create.make-cgroup"
 	CreateBriefMonitor  Name = "create.brief-monitor"
 	CreateSpawnShim     Name = "create.spawn-shim"
 	CreateConsole       Name = "create.console"
@@ -37,18 +40,22 @@ const (
 	ExecForeground Name = "exec.foreground"
 
 	KillAsk     Name = "kill.ask"
+	KillTerm    Name = "kill.term"
+	KillSignal  Name = "kill.signal"
 	KillRelease Name = "kill.release"
 	KillForce   Name = "kill.force"
 	KillSandbox Name = "kill.sandbox"
 
-	DeleteLock    Name = "delete.lock"
-	DeleteStop    Name = "delete.stop"
-	DeleteShim    Name = "delete.shim"
-	DeleteSandbox Name = "delete.sandbox"
-	DeleteFolder  Name = "delete.folder"
-	DeleteCgroup  Name = "delete.cgroup"
-	DeleteRecord  Name = "delete.record"
-	DeleteHooks   Name = "delete.hooks"
+	DeleteLock        Name = "delete.lock"
+	DeleteStop        Name = "delete.stop"
+	DeleteShim        Name = "delete.shim"
+	DeleteLockSandbox Name = "delete.lock-sandbox"
+	DeleteSandbox     Name = "delete.sandbox"
+	DeleteAbandon     Name = "delete.abandon"
+	DeleteFolder      Name = "delete.folder"
+	DeleteCgroup      Name = "delete.cgroup"
+	DeleteRecord      Name = "delete.record"
+	DeleteHooks       Name = "delete.hooks"
 
 	StateFolder     Name = "state.folder"
 	StateWrite      Name = "state.write"
@@ -59,13 +66,23 @@ const (
 
 	MonitorLock         Name = "monitor.lock"
 	MonitorBoot         Name = "monitor.boot"
+	MonitorPlace        Name = "monitor.place"
+	MonitorMakeTemplate Name = "monitor.make-template"
+	MonitorSaveTemplate Name = "monitor.save-template"
 	MonitorSpawnVM      Name = "monitor.spawn-vm"
 	MonitorRecordVM     Name = "monitor.record-vm"
 	MonitorBooted       Name = "monitor.booted"
 	MonitorPlug         Name = "monitor.plug"
+	MonitorPlugDisks    Name = "monitor.plug-disks"
+	MonitorGrow         Name = "monitor.grow"
 	MonitorCreate       Name = "monitor.create"
+	MonitorWait         Name = "monitor.wait"
 	MonitorNetwork      Name = "monitor.network"
+	MonitorTap          Name = "monitor.tap"
+	MonitorPlugNIC      Name = "monitor.plug-nic"
+	MonitorTellNetwork  Name = "monitor.tell-network"
 	MonitorCreated      Name = "monitor.created"
+	MonitorLeavePlace   Name = "monitor.leave-place"
 	MonitorStream       Name = "monitor.stream"
 	MonitorClaimed      Name = "monitor.claimed"
 	MonitorStart        Name = "monitor.start"
@@ -86,23 +103,28 @@ const (
 	ShimAttach      Name = "shim.attach"
 	ShimSpawnServer Name = "shim.spawn-server"
 	ShimCreate      Name = "shim.create"
+	ShimEnter       Name = "shim.enter"
 	ShimConsole     Name = "shim.console"
 	ShimStreams     Name = "shim.streams"
 	ShimReport      Name = "shim.report"
 	ShimExit        Name = "shim.exit"
+	ShimEnd         Name = "shim.end"
 )
 
 // Points are all places.
 var Points = []Point{
 	{CreateLock, Command, Create, "the lock of the id"},
+	{CreateAdopt, Command, Create, "the claim on what an earlier create has left"},
 	{CreateRecord, Command, Create, "the first record of the container"},
 	{CreateRecordCgroup, Command, Create, "the record of the cgroup that will be made, or has been"},
+	{CreateLockSandbox, Command, Create, "the lock of the sandbox"},
 	{CreateJoin, Command, Create, "the claim on a container in a pod that exists"},
 	{CreateSandboxFolder, Command, Create, "the sandbox's folder"},
 	{CreateSocket, Command, Create, "the monitor's socket"},
 	{CreateSpawnMonitor, Command, Create, "the monitor's process"},
 	{CreateRecordSandbox, Command, Create, "the sandbox's record"},
 	{CreateEnterCgroup, Command, Create, "a process moves into the cgroup, which is made for the first one"},
+	{CreateMakeCgroup, Command, Create, "one folder of the cgroup"},
 	{CreateBriefMonitor, Command, Create, "the monitor's configuration, upon which the VM starts"},
 	{CreateSpawnShim, Command, Create, "the shim's process"},
 	{CreateConsole, Command, Create, "the connection to the console socket"},
@@ -128,6 +150,8 @@ var Points = []Point{
 	{ExecForeground, Command, Exec, "the request to the monitor, without a shim"},
 
 	{KillAsk, Command, Kill, "the request to the monitor"},
+	{KillTerm, Command, Kill, "the request to the monitor, which is to be patient"},
+	{KillSignal, Command, Kill, "the request to the monitor, of any other signal"},
 	{KillRelease, Command, Kill, "waiting for the shim's end"},
 	{KillForce, Command, Kill, "the end of the shim by force"},
 	{KillSandbox, Command, Kill, "the end of the monitor and the VM by force"},
@@ -135,7 +159,9 @@ var Points = []Point{
 	{DeleteLock, Command, Delete, "the lock of the id"},
 	{DeleteStop, Command, Delete, "the stop of a container that lives"},
 	{DeleteShim, Command, Delete, "the end of what is left of the shim"},
+	{DeleteLockSandbox, Command, Delete, "the lock of the sandbox"},
 	{DeleteSandbox, Command, Delete, "the end of the sandbox"},
+	{DeleteAbandon, Command, Delete, "the request to a monitor that is kept"},
 	{DeleteFolder, Command, Delete, "the removal of the sandbox's folder"},
 	{DeleteCgroup, Command, Delete, "the removal of the cgroup"},
 	{DeleteRecord, Command, Delete, "the removal of the record"},
@@ -150,13 +176,23 @@ var Points = []Point{
 
 	{MonitorLock, Monitor, Create, "the lock that proves the monitor's life"},
 	{MonitorBoot, Monitor, Create, "the boot"},
+	{MonitorPlace, Monitor, Create, "a place among the machines that start"},
+	{MonitorMakeTemplate, Monitor, Create, "the machine that a template is made of"},
+	{MonitorSaveTemplate, Monitor, Create, "the template's files"},
 	{MonitorSpawnVM, Monitor, Create, "QEMU's process"},
 	{MonitorRecordVM, Monitor, Create, "the record of QEMU's process"},
 	{MonitorBooted, Monitor, Create, "word that the agent has answered"},
 	{MonitorPlug, Monitor, Create, "the file server's device"},
+	{MonitorPlugDisks, Monitor, Create, "the disks"},
+	{MonitorGrow, Monitor, Create, "CPUs, or memory, for the container"},
 	{MonitorCreate, Monitor, Create, "the agent's call to create the container"},
+	{MonitorWait, Monitor, Create, "the agent's call to wait for the process"},
 	{MonitorNetwork, Monitor, Create, "the VM's interfaces"},
+	{MonitorTap, Monitor, Create, "the tap of an interface"},
+	{MonitorPlugNIC, Monitor, Create, "the device of an interface"},
+	{MonitorTellNetwork, Monitor, Create, "the agent's call to configure the network"},
 	{MonitorCreated, Monitor, Create, "the answer to the shim"},
+	{MonitorLeavePlace, Monitor, Create, "the end of the place among the machines that start"},
 	{MonitorStream, Monitor, Create, "the connection of a stream"},
 	{MonitorClaimed, Monitor, Create, "the answer to who claims the container"},
 	{MonitorStart, Monitor, Start, "the agent's call to start the container"},
@@ -177,8 +213,10 @@ var Points = []Point{
 	{ShimAttach, Shim, Create, "a mount in the staging mount"},
 	{ShimSpawnServer, Shim, Create, "the file server's process"},
 	{ShimCreate, Shim, Create, "the request to the monitor"},
+	{ShimEnter, Shim, Create, "the mount namespace that engines see"},
 	{ShimConsole, Shim, Create, "the terminal"},
 	{ShimStreams, Shim, Create, "the connection of the streams"},
 	{ShimReport, Shim, Create, "the report to the command"},
 	{ShimExit, Shim, Kill, "the shim's end"},
+	{ShimEnd, Shim, Kill, "the end of whatever is left in the shim's pid namespace"},
 }

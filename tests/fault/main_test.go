@@ -28,6 +28,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if pid := os.Getenv(holdVar); pid != "" {
+		if err := hold(pid, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(testenv.Main(m, &suite, func(s *testenv.Suite) (func() error, error) {
 		released = s.Runtime
 		s.Runtime = filepath.Join(s.Dir, "vc-runtime")

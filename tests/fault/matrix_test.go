@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -27,7 +28,8 @@ func TestCovered(t *testing.T) {
 	w.NeedVM()
 	for _, p := range []failpoint.Name{
 		failpoint.CreateLock, failpoint.CreateConsole, failpoint.MonitorUnplug, failpoint.KillForce, failpoint.CreateUndo,
-		failpoint.ExecForeground, failpoint.ExecPidFile,
+		failpoint.ExecForeground, failpoint.ExecPidFile, failpoint.CreateAdopt, failpoint.KillTerm, failpoint.KillSignal,
+		failpoint.MonitorMakeTemplate, failpoint.MonitorPlugDisks, failpoint.MonitorGrow, failpoint.MonitorTap,
 	} {
 		m := &matrix{world: w, point: pointOf(t, p), fault: "nothing"}
 		m.live()
@@ -53,7 +55,7 @@ func pointOf(t *testing.T, name failpoint.Name) failpoint.Point {
 // live is the life of a container that comes by the point, without a fault.
 func (m *matrix) live() {
 	m.Helper()
-	m.gate = m.newGate()
+	m.gate, m.met = m.newGate(), make(chan struct{})
 	over, served := make(chan struct{}), make(chan struct{})
 	go m.serveGate(over, served)
 	m.prepare()
@@ -77,6 +79,27 @@ var special = map[failpoint.Name]func(*matrix){
 	failpoint.KillForce:      func(m *matrix) { m.frozen = true },
 	failpoint.KillSandbox:    func(m *matrix) { m.frozen = true },
 	failpoint.ExecForeground: func(m *matrix) { m.foreground = true },
+
+	failpoint.CreateAdopt:         func(m *matrix) { m.adopts = true },
+	failpoint.KillTerm:            func(m *matrix) { m.signal = "TERM" },
+	failpoint.KillSignal:          func(m *matrix) { m.signal = "CONT" },
+	failpoint.MonitorMakeTemplate: (*matrix).cold,
+	failpoint.MonitorSaveTemplate: (*matrix).cold,
+	failpoint.MonitorGrow:         (*matrix).large,
+	failpoint.MonitorPlugDisks:    (*matrix).withDisk,
+	failpoint.MonitorTap:          (*matrix).wired,
+	failpoint.MonitorPlugNIC:      (*matrix).wired,
+	failpoint.MonitorTellNetwork:  (*matrix).wired,
+}
+
+// mended are points of create whose failure it does without, or that are passed
+// beside it.
+var mended = map[failpoint.Name]bool{
+	failpoint.CreateAdopt:         true, // another machine is made
+	failpoint.MonitorMakeTemplate: true, // the machine boots
+	failpoint.MonitorSaveTemplate: true,
+	failpoint.MonitorWait:         true, // the container ends
+	failpoint.MonitorLeavePlace:   true, // the place ends with the machine
 }
 
 // matrix is one case: a point and what happens there.
@@ -89,13 +112,23 @@ type matrix struct {
 	console    bool
 	frozen     bool // the monitor does not answer
 	foreground bool
-	arms       []string // further points
+	adopts     bool   // an earlier create was killed
+	signal     string // for the kill
+	options    []testenv.Option
+	unchanged  func() error // says what is other than before
+	arms       []string     // further points
 
 	gate *gate
+	met  chan struct{} // closed when the first program has come to the gate
 	b    *testenv.Bundle
 	id   string
 	code int  // of the command with the point
 	none bool // there was no such process to kill
+}
+
+// always are cases of the representative part too: they have found something.
+var always = map[string]bool{
+	"state.sync-folder/error": true, "monitor.create/file server": true, "monitor.remove/error": true,
 }
 
 // counts are what the whole matrix comes to.
@@ -106,11 +139,12 @@ func TestMatrix(t *testing.T) {
 	var n counts
 	for i, p := range failpoint.Points {
 		for j, fault := range faults {
+			name := string(p.Name) + "/" + fault
 			// The representative part has every fourth point, and all faults.
-			if !everything() && (i%4 != 0 || j != i/4%len(faults)) {
+			if !everything() && (i%4 != 0 || j != i/4%len(faults)) && !always[name] {
 				continue
 			}
-			t.Run(string(p.Name)+"/"+fault, func(t *testing.T) {
+			t.Run(name, func(t *testing.T) {
 				m := &matrix{world: newWorld(t), point: p, fault: fault}
 				m.run(&n)
 			})
@@ -121,23 +155,41 @@ func TestMatrix(t *testing.T) {
 }
 
 func (m *matrix) run(n *counts) {
-	m.gate = m.newGate()
+	m.gate, m.met = m.newGate(), make(chan struct{})
 	over := make(chan struct{})
 	served := make(chan struct{})
 	go m.serveGate(over, served)
 	m.prepare()
 	m.verb()
+	m.awaitPassed()
 	close(over)
 	<-served
-	if !m.passed(string(m.point.Name)) {
-		m.Fatalf("nobody came by %s", m.point.Name)
-	}
 	if m.none {
 		n.none++
 	} else {
 		n.cases++
 	}
 	m.check(n)
+}
+
+// awaitPassed waits until the point was passed: some are passed by who is not
+// waited for.
+func (m *matrix) awaitPassed() {
+	m.Helper()
+	if m.fault != "error" && m.fault != "kill" {
+		select {
+		case <-m.met:
+		case <-time.After(limit):
+			m.Fatalf("nobody came by %s", m.point.Name)
+		}
+		return
+	}
+	testenv.Eventually(m, limit, func() error {
+		if !m.passed(string(m.point.Name)) {
+			return fmt.Errorf("nobody came by %s", m.point.Name)
+		}
+		return nil
+	})
 }
 
 // prepare makes the bundle, and what the point needs to be passed.
@@ -152,6 +204,10 @@ func (m *matrix) prepare() {
 	if m.pod != "" {
 		options = append(options, m.member()...)
 	}
+	if m.signal == "TERM" {
+		options = append(options, testenv.Grace("1s")) // PID 1 does not obey
+	}
+	options = append(options, m.options...)
 	m.b, m.id = m.Bundle(options...), m.ID()
 }
 
@@ -170,6 +226,7 @@ func (m *matrix) serveGate(over, served chan struct{}) {
 			for _, pid := range pids {
 				unix.Kill(pid, unix.SIGKILL)
 			}
+			close(m.met)
 		}
 		p.let("go")
 	}
@@ -241,6 +298,11 @@ func (m *matrix) create(w *world) *testenv.Result {
 // verb brings the container to where the point is passed.
 func (m *matrix) verb() {
 	m.Helper()
+	if m.adopts {
+		if res := m.create(m.armed("create.hooks=kill")); res.Code != 137 {
+			m.Fatal(res)
+		}
+	}
 	if m.point.Verb == failpoint.Create {
 		m.code = m.create(m.forCommand()).Code
 		return
@@ -265,7 +327,7 @@ func (m *matrix) verb() {
 		}
 		m.code = w.call(args...).Code
 	case failpoint.Kill:
-		m.code = w.call("kill", m.id, "KILL").Code
+		m.code = w.call("kill", m.id, cmp.Or(m.signal, "KILL")).Code
 	case failpoint.Delete:
 		m.code = w.call("delete", "--force", m.id).Code
 	}
@@ -274,7 +336,7 @@ func (m *matrix) verb() {
 // check is what is promised after any fault.
 func (m *matrix) check(n *counts) {
 	m.Helper()
-	if m.point.Verb == failpoint.Create && m.fault == "error" {
+	if m.point.Verb == failpoint.Create && m.fault == "error" && !mended[m.point.Name] {
 		if m.code == 0 {
 			m.Error("create has succeeded")
 		}
@@ -308,6 +370,9 @@ func (m *matrix) check(n *counts) {
 		m.Errorf("the same again: %s", res)
 	}
 	m.OK("delete", "--force", m.id)
+	if m.unchanged != nil {
+		testenv.Eventually(m, limit, m.unchanged)
+	}
 }
 
 // isQuiet checks that no process of the runtime is left.

@@ -6,52 +6,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
-
-// TestFrozen stops each process of a running container in turn. The guest's
-// agent stops with QEMU.
-func TestFrozen(t *testing.T) {
-	warm(t)
-	for _, victim := range []string{"QEMU", "file server", "monitor", "shim"} {
-		t.Run(victim, func(t *testing.T) {
-			w := newWorld(t)
-			c := w.Started(nil, testenv.Args("sleep", "1000"))
-			for _, pid := range victims(victim) {
-				w.Signal(pid, unix.SIGSTOP)
-			}
-			w.IsStatus(c.ID, "running")
-			res := w.OK("kill", c.ID, "KILL")
-			t.Logf("KILL took %s", res.Took.Round(time.Millisecond))
-			w.IsStatus(c.ID, "stopped")
-			if err := c.Bundle.Overlay.Cycle(); err != nil {
-				t.Error(err)
-			}
-			c.DeleteForced()
-			if err := w.quiet(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	t.Run("delete", func(t *testing.T) { // without a kill
-		w := newWorld(t)
-		c := w.Started(nil, testenv.Args("sleep", "1000"))
-		for _, victim := range []string{"QEMU", "file server", "monitor", "shim"} {
-			for _, pid := range victims(victim) {
-				w.Signal(pid, unix.SIGSTOP)
-			}
-		}
-		c.DeleteForced()
-		if err := w.quiet(); err != nil {
-			t.Error(err)
-		}
-	})
-}
 
 // held has one command wait at a failpoint while another one runs, and then go
 // on. It gives what became of the first one.

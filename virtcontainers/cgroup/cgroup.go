@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // Cgroup is one cgroup in every hierarchy of the host. It encodes to JSON, and
@@ -108,6 +110,9 @@ func (c *Cgroup) check() error {
 // removed by Remove, like all else.
 func (c *Cgroup) Create(ctx context.Context, first int, lim Limits) error {
 	if c.Unit != "" {
+		if err := failpoint.Here(failpoint.CreateMakeCgroup); err != nil {
+			return fmt.Errorf("create unit %s: %w", c.Unit, err)
+		}
 		if first <= 0 {
 			return fmt.Errorf("create unit %s: a scope needs a process", c.Unit)
 		}
@@ -118,6 +123,9 @@ func (c *Cgroup) Create(ctx context.Context, first int, lim Limits) error {
 	}
 	for i := range c.Groups {
 		g := &c.Groups[i]
+		if err := failpoint.Here(failpoint.CreateMakeCgroup); err != nil {
+			return fmt.Errorf("create cgroup: %w", err)
+		}
 		if err := g.create(c.Unit == ""); err != nil {
 			return fmt.Errorf("create cgroup: %w", err)
 		}

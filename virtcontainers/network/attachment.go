@@ -15,6 +15,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // Errors about what is in the namespace.
@@ -122,6 +123,9 @@ func (a *Attachment) Sync(ctx context.Context, vm Machine, guest Guest) error {
 	if proto.Equal(req, a.configured) || a.configured == nil && len(req.Interfaces) == 0 {
 		return nil
 	}
+	if err := failpoint.Here(failpoint.MonitorTellNetwork); err != nil {
+		return fmt.Errorf("connect network: %w", err)
+	}
 	if _, err := guest.ConfigureNetwork(ctx, req); err != nil {
 		return fmt.Errorf("connect network: %w", err)
 	}
@@ -212,6 +216,9 @@ func (a *Attachment) refresh(ctx context.Context) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
+			if err := failpoint.Here(failpoint.MonitorTap); err != nil {
+				return err
+			}
 			tap, err := a.connect(ctx, h, i)
 			if err != nil {
 				return fmt.Errorf("interface %s: %w", i.config.Name, err)
@@ -291,6 +298,9 @@ func (a *Attachment) unplugGone(ctx context.Context) error {
 func (e *endpoint) plug(ctx context.Context, vm Machine) error {
 	if e.device != nil {
 		return nil
+	}
+	if err := failpoint.Here(failpoint.MonitorPlugNIC); err != nil {
+		return err
 	}
 	device, err := vm.PlugNIC(ctx, hypervisor.NIC{Taps: e.tap.queues, Vhost: e.tap.vhost, MAC: e.deviceMAC})
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // Enter moves the calling thread, for good, into a mount namespace of which it
@@ -24,6 +26,9 @@ import (
 // descriptor. A volume whose place is not there, since the guest has mounted
 // something over it, is left out.
 func Enter(cfg *Config, staging string) error {
+	if err := failpoint.Here(failpoint.ShimEnter); err != nil {
+		return err
+	}
 	root, places, err := openView(cfg)
 	defer func() {
 		for _, p := range places {

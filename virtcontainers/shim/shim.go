@@ -171,6 +171,8 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	monitor.SetOOMScore("self", monitor.OOMScore) // where that may not be, no harm is done
 	call, cancel := context.WithTimeout(ctx, cfg.CreateTimeout)
 	defer cancel()
+	call, stop := whileServed(call, server)
+	defer stop()
 	if err := failpoint.Here(failpoint.ShimCreate); err != nil {
 		return nil, nil, err
 	}
@@ -205,6 +207,23 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 		return nil, nil, err
 	}
 	return s, rep, nil
+}
+
+// whileServed gives a context that ends with the file server as well, if there is
+// one: a guest that mounts what nobody serves waits for ever.
+func whileServed(ctx context.Context, server *share.Server) (served context.Context, stop func()) {
+	if server == nil {
+		return ctx, func() {}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-server.Done():
+			cancel(server.Err())
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // startServer starts the file server where something is shared. To the host's OOM

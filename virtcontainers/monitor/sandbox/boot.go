@@ -11,6 +11,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
 	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
@@ -24,6 +25,9 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 		return nil, err
 	}
 	b.started = started
+	if err := failpoint.Here(failpoint.MonitorPlace); err != nil {
+		return nil, err
+	}
 	place, err := b.place(ctx)
 	if err != nil {
 		return nil, err

@@ -110,7 +110,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err := failpoint.Here(failpoint.MonitorCreate); err != nil {
 		return c.failed("create the container in the guest", err)
 	}
-	if _, err = m.Guest.CreateContainer(ctx, guest); err != nil {
+	if err := createIn(ctx, m.Guest, guest); err != nil {
 		return c.failed("create the container in the guest", err)
 	}
 	if err := <-fits; err != nil {
@@ -122,6 +122,20 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		return err
 	}
 	return c.syncNetwork(ctx, m)
+}
+
+// createIn has the agent create a container. One of that name that is there
+// already is nobody's any more: its end could not be asked for (see release).
+func createIn(ctx context.Context, g Guest, req *api.CreateContainerRequest) error {
+	_, err := g.CreateContainer(ctx, req)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	if _, err := g.RemoveContainer(ctx, &api.ContainerRequest{Container: req.Container}); err != nil {
+		return fmt.Errorf("remove an earlier container of that name: %w", err)
+	}
+	_, err = g.CreateContainer(ctx, req)
+	return err
 }
 
 // plugShare attaches the file server and gives the share's tag.

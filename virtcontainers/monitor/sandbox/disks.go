@@ -8,6 +8,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/disk"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -55,6 +56,9 @@ func (c *container) plugDisks(ctx context.Context, m *Machine, req *monitor.Requ
 		})
 	}
 	for some := range slices.Chunk(disks, hypervisor.MaxDisks) {
+		if err := failpoint.Here(failpoint.MonitorPlugDisks); err != nil {
+			return err
+		}
 		dev, err := m.VM.PlugDisks(ctx, some)
 		if errors.Is(err, hypervisor.ErrNoSlot) || errors.Is(err, hypervisor.ErrNoInterrupt) {
 			return fmt.Errorf("%w: %d disks want %d of hypervisor.hotplug_slots; an image has image.max_layers at most",

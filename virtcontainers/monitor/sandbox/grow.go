@@ -9,6 +9,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
@@ -183,6 +184,9 @@ func (z *sizer) cpus(ctx context.Context) (int, error) {
 const mapRatio = 8
 
 func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
+	if err := failpoint.Here(failpoint.MonitorGrow); err != nil {
+		return err
+	}
 	if z.idle { // an earlier call has failed
 		if err := z.online(ctx, m); err != nil {
 			return err

@@ -114,7 +114,11 @@ func (p *process) watch() {
 	}()
 	go func() {
 		defer close(p.ended)
-		rep, err := m.Guest.WaitProcess(ctx, &api.ProcessRequest{Container: p.c.id, Process: p.id})
+		var rep *api.WaitProcessResponse
+		err := failpoint.Here(failpoint.MonitorWait)
+		if err == nil {
+			rep, err = m.Guest.WaitProcess(ctx, &api.ProcessRequest{Container: p.c.id, Process: p.id})
+		}
 		if err != nil {
 			p.c.log.WithError(err).Debug("wait for the process")
 			p.exit.Code = exitVMDied

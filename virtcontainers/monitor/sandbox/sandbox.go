@@ -204,7 +204,7 @@ func (s *Sandbox) leavePlace() {
 	case <-s.machine.VM.Done():
 	case <-limit.C:
 	}
-	if err := s.machine.place.Close(); err != nil {
+	if err := errors.Join(failpoint.Here(failpoint.MonitorLeavePlace), s.machine.place.Close()); err != nil {
 		s.log.WithError(err).Warn("leave the queue of starting machines")
 	}
 }

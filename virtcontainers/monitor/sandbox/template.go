@@ -149,6 +149,9 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	if cfg.Vsock {
 		cfg.KernelArgs = append(cfg.KernelArgs, api.VsockArg)
 	}
+	if err := failpoint.Here(failpoint.MonitorMakeTemplate); err != nil {
+		return nil, err
+	}
 	vm, err := b.driver.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -158,7 +161,9 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	if err := readHello(ctx, vm, &hello); err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
-	err = saveTo(ctx, vm, state)
+	if err = failpoint.Here(failpoint.MonitorSaveTemplate); err == nil {
+		err = saveTo(ctx, vm, state)
+	}
 	if err := errors.Join(err, endVM(vm)); err != nil {
 		return nil, err
 	}

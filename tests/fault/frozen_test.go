@@ -1,0 +1,174 @@
+package fault
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/tests/testenv"
+)
+
+// What is promised while a part is frozen.
+const (
+	stateBound = time.Second
+	killBound  = 5 * time.Second
+)
+
+// TestFrozen stops each part of a running container in turn.
+func TestFrozen(t *testing.T) {
+	warm(t)
+	for _, victim := range []string{"QEMU", "agent", "file server", "monitor", "shim"} {
+		t.Run(victim, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.Started(nil, testenv.Args("sleep", "1000"))
+			w.freeze(victim)
+			w.within(stateBound, "state", c.ID)
+			w.IsStatus(c.ID, "running")
+			w.within(killBound, "kill", c.ID, "KILL")
+			w.IsStatus(c.ID, "stopped")
+			if err := c.Bundle.Overlay.Cycle(); err != nil {
+				t.Error(err)
+			}
+			c.DeleteForced()
+			if err := w.quiet(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("delete", func(t *testing.T) { // without a kill
+		w := newWorld(t)
+		c := w.Started(nil, testenv.Args("sleep", "1000"))
+		for _, victim := range []string{"QEMU", "file server", "monitor", "shim"} {
+			w.freeze(victim)
+		}
+		c.DeleteForced()
+		if err := w.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// within runs a command that must not take longer than bound, and what this
+// machine's load adds: many times the longest that version takes meanwhile, which
+// has nothing to wait for.
+func (w *world) within(bound time.Duration, args ...string) {
+	w.Helper()
+	over, load := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		longest := time.Duration(0)
+		for {
+			longest = max(longest, w.Do("--version").Took)
+			select {
+			case <-over:
+				load <- longest
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}()
+	res := w.Do(args...)
+	close(over)
+	longest := <-load
+	w.Logf("%s took %s; --version %s at most meanwhile", args[0], res.Took.Round(time.Millisecond), longest.Round(time.Millisecond))
+	if res.Code != 0 || res.Took > bound+10*longest {
+		w.Errorf("expected within %s: %s", bound, res)
+	}
+}
+
+// freeze stops a part. The agent is PID 1 of the guest, which cannot be stopped
+// in there: so the guest's CPUs are, and QEMU goes on.
+func (w *world) freeze(victim string) {
+	w.Helper()
+	pids := victims(victim)
+	if victim == "agent" {
+		pids = victims("QEMU")
+	}
+	if len(pids) == 0 {
+		w.Fatalf("no %s", victim)
+	}
+	for _, pid := range pids {
+		if victim == "agent" {
+			w.freezeGuest(pid)
+		} else {
+			w.Signal(pid, unix.SIGSTOP)
+		}
+	}
+}
+
+// holdVar has this program hold the threads of a process, instead of testing.
+const holdVar = "VC_FAULTS_HOLD"
+
+// freezeGuest stops all threads of a QEMU but its main one, which serves its
+// monitor, until the test ends. A program of its own does it, since the threads
+// become its to reap (ptrace(2)).
+func (w *world) freezeGuest(qemu int) {
+	w.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		w.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), holdVar+"="+strconv.Itoa(qemu))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		w.Fatalf("hold the threads of QEMU: %q, %v", line, err)
+	}
+}
+
+// hold is the other program: it says when all threads are stopped, and ends
+// with the last of them.
+func hold(pid string, told io.Writer) error {
+	runtime.LockOSThread() // who has attached has to wait
+	defer runtime.UnlockOSThread()
+	tasks, err := os.ReadDir("/proc/" + pid + "/task")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		if task.Name() == pid {
+			continue
+		}
+		tid, err := strconv.Atoi(task.Name())
+		if err != nil {
+			return err
+		}
+		if err := unix.PtraceSeize(tid); errors.Is(err, unix.ESRCH) {
+			continue // it has ended
+		} else if err != nil {
+			return fmt.Errorf("attach to thread %d: %w", tid, err)
+		}
+		if err := unix.PtraceInterrupt(tid); err != nil {
+			return fmt.Errorf("stop thread %d: %w", tid, err)
+		}
+		var ws unix.WaitStatus
+		if _, err := unix.Wait4(tid, &ws, unix.WALL, nil); err != nil {
+			return fmt.Errorf("wait for thread %d: %w", tid, err)
+		}
+	}
+	fmt.Fprintln(told, "stopped")
+	for {
+		// Nobody is let go; the dead ones are reaped, else their process stays.
+		if _, err := unix.Wait4(-1, nil, unix.WALL, nil); errors.Is(err, unix.ECHILD) {
+			return nil
+		} else if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
