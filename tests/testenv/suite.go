@@ -144,7 +144,7 @@ func runInside() (int, error) {
 func newSuite() (*Suite, error) {
 	s := &Suite{Dir: os.Getenv(innerVar)}
 	s.Prefix = filepath.Base(s.Dir)
-	if err := isolate(); err != nil {
+	if err := errors.Join(defaultSignals(), isolate()); err != nil {
 		return nil, err
 	}
 	if err := s.locate(); err != nil {
