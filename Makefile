@@ -70,7 +70,7 @@ build/debian/usr/bin/python3:
 unit: ## unit tests, with the race detector; no root, no virtual machine
 	$(GO) test -race $(UNIT_TESTS)
 
-fault: build guest ## every failpoint with every fault: 20 minutes (needs root and `make deps`)
+fault: build guest ## every failpoint with every fault: most of an hour (needs root and `make deps`)
 	$(GO) test ./state/failpoint -tags failpoints
 	VC_FAULTS=all $(GO) test -count=1 -v -timeout 3h ./tests/fault
 

@@ -146,21 +146,24 @@ func (r *Runtime) abandon(ctx context.Context, p *plan) error {
 }
 
 // abandonKept has the monitor of a sandbox that is kept for nobody in
-// particular end at once. One that does not answer will be killed.
-func (r *Runtime) abandonKept(ctx context.Context, sandbox string) {
+// particular end at once. It reports whether the monitor hangs, or is stopped: it
+// lives and does not answer.
+func (r *Runtime) abandonKept(ctx context.Context, sandbox string) (hangs bool) {
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.KillTimeout.Std())
 	defer cancel()
 	if err := failpoint.Here(failpoint.DeleteAbandon); err != nil {
-		return
+		return false
 	}
 	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))
 	if err != nil {
-		return
+		return false
 	}
 	defer conn.Close()
 	if _, err := conn.Call(ctx, &monitor.Request{Op: monitor.OpAbandon}, nil); err != nil && !notThere(err) {
 		r.Log.WithError(err).WithField("sandbox", sandbox).Warn("give the sandbox up")
+		return ctx.Err() != nil
 	}
+	return false
 }
 
 // Reap removes what is left of creates that nobody has come back for: sandboxes

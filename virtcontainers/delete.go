@@ -169,10 +169,13 @@ func (r *Runtime) endSandbox(ctx context.Context, id string) error {
 	if err := failpoint.Here(failpoint.DeleteSandbox); err != nil {
 		return err
 	}
-	r.abandonKept(ctx, id)
+	limit := r.Config.Runtime.TeardownTimeout.Std()
+	if r.abandonKept(ctx, id) {
+		limit = min(limit, r.Config.Runtime.KillTimeout.Std())
+	}
 	sb, err := r.Store.Sandbox(id)
 	if err == nil {
-		wait, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())
+		wait, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		if sb.Monitor.Wait(wait) != nil {
 			r.Log.WithField("sandbox", id).Warn("the monitor does not end: killing it")

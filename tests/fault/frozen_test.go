@@ -44,6 +44,16 @@ func TestFrozen(t *testing.T) {
 			}
 		})
 	}
+	t.Run("monitor, and the shim dies", func(t *testing.T) {
+		w := newWorld(t)
+		c := w.Started(nil, testenv.Args("sleep", "1000"))
+		w.freeze("monitor")
+		w.Signal(c.Pid, unix.SIGKILL)
+		w.within(killBound, "delete", "--force", c.ID)
+		if err := w.quiet(); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("delete", func(t *testing.T) { // without a kill
 		w := newWorld(t)
 		c := w.Started(nil, testenv.Args("sleep", "1000"))

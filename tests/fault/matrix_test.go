@@ -346,8 +346,9 @@ func (m *matrix) check(n *counts) {
 	}
 	begin := time.Now()
 	testenv.Eventually(m, limit, m.truth)
-	if time.Since(begin) > time.Second {
+	if took := time.Since(begin); took > time.Second {
 		n.slowState++
+		m.Logf("state was right after %s", took.Round(time.Millisecond))
 	}
 	if m.Failed() {
 		m.Logf("processes: %s", testenv.Tree())
@@ -355,6 +356,7 @@ func (m *matrix) check(n *counts) {
 
 	if res := m.OK("delete", "--force", m.id); res.Took > 5*time.Second {
 		n.slowDelete++
+		m.Logf("delete --force took %s", res.Took.Round(time.Millisecond))
 	}
 	if m.pod == "" {
 		m.isEmpty()
