@@ -170,7 +170,7 @@ func (c *Console) Rest() string {
 // Expect waits until the output has the text.
 func (c *Console) Expect(text string) {
 	c.e.Helper()
-	Eventually(c.e, 30*time.Second, func() error {
+	Eventually(c.e, DefaultTimeout, func() error {
 		if out := c.Output(); !strings.Contains(out, text) {
 			return errors.New("terminal: no " + text + " in: " + out)
 		}

@@ -197,7 +197,7 @@ func (c *Container) Stderr() string { return c.stderr.String() }
 // how far it is.
 func (c *Container) WaitFor(name string) {
 	c.Helper()
-	Eventually(c, 30*time.Second, func() error {
+	Eventually(c, DefaultTimeout, func() error {
 		_, err := os.Stat(filepath.Join(c.Bundle.Rootfs, name))
 		return err
 	})
