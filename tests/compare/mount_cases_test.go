@@ -288,7 +288,7 @@ func kernelMountCases() []testCase {
 		{name: "proc", options: sh(mountFlags("/proc") + "; ls /proc/self/ns; cat /proc/1/comm"), short: true},
 		{name: "proc-flags", options: sh(mountFlags("/proc"), replaceMount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"))},
 		{name: "proc-elsewhere", options: sh("ls -d /p/self; "+mountFlags("/p"), mount("/p", "proc", "proc"))},
-		{name: "proc-hidepid", options: sh("ls -d /proc/[0-9]* | wc -l; "+mountFlags("/proc"), replaceMount("/proc", "proc", "proc", "hidepid=2"), user(1000, 1000))},
+		{name: "proc-hidepid", options: sh("set -- /proc/[0-9]*; echo $#; "+mountFlags("/proc"), replaceMount("/proc", "proc", "proc", "hidepid=2"), user(1000, 1000))},
 		{name: "proc-symlinked", options: sh("true", mount("/p", "proc", "proc")), prepare: symlink("p", "var/p")},
 		{name: "bind-over-proc", options: sh("true"), prepare: bindTo("/proc/sys", "bind")},
 		{name: "bind-over-proc-file", options: sh("cat /proc/meminfo"), prepare: bindFile("/proc/meminfo", "bind")},
