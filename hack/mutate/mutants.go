@@ -80,7 +80,7 @@ var mutants = []mutant{
 	}, sandboxPkg, "TestKillNeedsNoAnswerFromGuest"},
 	{"machines have their turns in order", "hypervisor/queue/queue.go", []change{
 		{"		if before != \"\" {\n", "		if false && before != \"\" {\n"},
-	}, "./hypervisor/queue", "TestOrder"},
+	}, "./hypervisor/queue", "TestNewcomer"},
 	{"as many machines start as there are places", sandboxDir + "room.go", []change{
 		{"b.hv.Starts()", "b.hv.Starts()+100"},
 	}, faultPkg, "TestTurns"},

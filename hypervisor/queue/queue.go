@@ -71,6 +71,7 @@ func (p *Place) Close() error {
 const (
 	placePrefix  = "place-"
 	ticketPrefix = "ticket-"
+	freshPrefix  = "fresh-" // a ticket that is not locked yet, and in nobody's way
 )
 
 // Enter waits for a place, until ctx ends.
@@ -125,15 +126,17 @@ func (t *ticket) end() {
 	t.file.Close()
 }
 
-// draw makes a ticket that comes after all others.
+// draw makes a ticket that comes after all others. It gets its name when it is
+// locked: without the lock it would be taken for one of the dead, and its owner
+// lose its turn.
 func (q *Queue) draw() (*ticket, error) {
 	for {
 		var now unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 			return nil, fmt.Errorf("read the clock: %w", err)
 		}
-		name := fmt.Sprintf("%s%020d-%d", ticketPrefix, now.Nano(), os.Getpid())
-		path := filepath.Join(q.dir, name)
+		name := fmt.Sprintf("%020d-%d", now.Nano(), os.Getpid())
+		path, final := filepath.Join(q.dir, freshPrefix+name), filepath.Join(q.dir, ticketPrefix+name)
 		if err := unix.Mkfifo(path, 0o600); errors.Is(err, unix.EEXIST) {
 			continue // another goroutine's, at the same time
 		} else if err != nil {
@@ -141,7 +144,10 @@ func (q *Queue) draw() (*ticket, error) {
 		}
 		f, err := lockFIFO(path)
 		if err == nil {
-			return &ticket{path, f}, nil
+			if err := os.Rename(path, final); err != nil {
+				return nil, errors.Join(err, f.Close())
+			}
+			return &ticket{final, f}, nil
 		}
 		// Somebody has taken it, which nobody had locked yet, for one of the dead,
 		// and is about to remove it.
@@ -160,13 +166,16 @@ func (q *Queue) before(t *ticket, passed map[string]bool) (string, error) {
 	}
 	for _, e := range slices.Backward(entries) {
 		path := filepath.Join(q.dir, e.Name())
-		if !strings.HasPrefix(e.Name(), ticketPrefix) || path >= t.path || passed[path] {
+		fresh := strings.HasPrefix(e.Name(), freshPrefix)
+		if !fresh && (!strings.HasPrefix(e.Name(), ticketPrefix) || path >= t.path || passed[path]) {
 			continue
 		}
 		f, err := lockFIFO(path)
 		switch {
-		case errors.Is(err, errHeld):
+		case errors.Is(err, errHeld) && !fresh:
 			return path, nil
+		case errors.Is(err, errHeld): // has a name in a moment
+			continue
 		case errors.Is(err, fs.ErrNotExist):
 			continue
 		case err != nil:

@@ -198,6 +198,45 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// TestNewcomer has a place free while the first of those who wait is stopped for
+// a moment: who comes later does not take it.
+func TestNewcomer(t *testing.T) {
+	dir := t.TempDir()
+	q := open(t, dir, 1, time.Hour)
+	first := enter(t, t.Context(), q, 0).place(t)
+	waiter, out := child(t, dir)
+	for len(tickets(t, q)) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := waiter.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	first.Close()
+	newcomer := enter(t, t.Context(), q, 1)
+	time.Sleep(100 * time.Millisecond) // for who does not wait its turn
+	if err := waiter.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	entered := make(chan string, 1)
+	go func() {
+		line, _ := out.ReadString('\n') // ends with the child
+		entered <- line
+	}()
+	select {
+	case line := <-entered:
+		if !strings.Contains(line, "<nil>") {
+			t.Fatalf("the first in line: %q", line)
+		}
+	case <-newcomer.got:
+		t.Fatal("who came last has the place")
+	case <-time.After(long):
+		t.Fatal("nobody gets the place")
+	}
+	newcomer.waits(t)
+	waiter.Process.Kill()
+	newcomer.place(t).Close()
+}
+
 // TestFrozen has who waits, and then who has the place, stopped.
 func TestFrozen(t *testing.T) {
 	dir := t.TempDir()
