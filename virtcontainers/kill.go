@@ -13,6 +13,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/signals"
 )
 
 // Kill sends a signal to a container. KILL, and TERM unless the configuration
@@ -20,6 +21,9 @@ import (
 // rootfs released. TERM waits for the process to obey as long as the grace
 // is, and then kills. Any other signal is only delivered, to every process of
 // the container where all is set.
+//
+// signals.Default is the container's own stop signal, or TERM, and does what TERM
+// does.
 //
 // Kill takes no lock, so that a KILL overtakes a TERM, a create or a start.
 func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal, all bool) error {
@@ -34,15 +38,22 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal, all bool
 	if err := lifecycle.Allow(lifecycle.OpKill, st, lifecycle.Options{ID: id, All: all}); err != nil || st == lifecycle.Stopped {
 		return err
 	}
+	polite := sig == unix.SIGTERM
+	if sig == signals.Default {
+		if sig, err = stopSignal(rec); err != nil {
+			return err
+		}
+		polite = sig != unix.SIGKILL
+	}
 	switch {
 	case sig == 0:
 		return nil // a probe: the container is there
 	case st == lifecycle.Creating:
-		return r.killCreating(ctx, rec, sig)
+		return r.killCreating(ctx, rec, polite || sig == unix.SIGKILL)
 	case sig == unix.SIGKILL:
 		return r.stopNow(ctx, rec)
-	case sig == unix.SIGTERM && (r.Config.Runtime.OnTerm == config.OnTermStop || st == lifecycle.Created):
-		return r.stop(ctx, rec)
+	case polite && (r.Config.Runtime.OnTerm == config.OnTermStop || st == lifecycle.Created):
+		return r.stop(ctx, rec, sig)
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
@@ -59,10 +70,28 @@ func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal, all bool
 	return nil
 }
 
-// killCreating kills a container whose create still runs, and so fails. Where it
-// is not in the guest yet there is nothing that a signal could reach.
-func (r *Runtime) killCreating(ctx context.Context, rec *state.Container, sig unix.Signal) error {
-	if sig != unix.SIGKILL && sig != unix.SIGTERM {
+// stopSignalAnnotation names the signal that ends a container politely
+// (image-spec, "Conversion to OCI Runtime Configuration").
+const stopSignalAnnotation = "org.opencontainers.image.stopSignal"
+
+// stopSignal is what a container wants to be ended by.
+func stopSignal(rec *state.Container) (unix.Signal, error) {
+	text, ok := rec.Annotations[stopSignalAnnotation]
+	if !ok {
+		return unix.SIGTERM, nil
+	}
+	sig, err := signals.Parse(text)
+	if err != nil || sig == 0 {
+		return 0, fmt.Errorf("annotation %s: %q: expected a signal", stopSignalAnnotation, text)
+	}
+	return sig, nil
+}
+
+// killCreating kills a container whose create still runs, and so fails, if the
+// signal is one that ends. Where it is not in the guest yet there is nothing that
+// another one could reach.
+func (r *Runtime) killCreating(ctx context.Context, rec *state.Container, ends bool) error {
+	if !ends {
 		return lifecycle.ErrNotRunning
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.stopTimeout())
@@ -77,8 +106,9 @@ func (r *Runtime) killCreating(ctx context.Context, rec *state.Container, sig un
 	return nil
 }
 
-// stop is StopContainer with TERM and the grace.
-func (r *Runtime) stop(ctx context.Context, rec *state.Container) error {
+// stop is StopContainer with TERM, or another signal that asks for the end, and
+// the grace.
+func (r *Runtime) stop(ctx context.Context, rec *state.Container, sig unix.Signal) error {
 	grace, err := r.Config.Grace(rec.Annotations)
 	if err != nil {
 		return err
@@ -94,7 +124,7 @@ func (r *Runtime) stop(ctx context.Context, rec *state.Container) error {
 		ctx, cancel = context.WithTimeout(ctx, wait+r.stopTimeout())
 		defer cancel()
 	}
-	_, err = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStop, Signal: int(unix.SIGTERM), Grace: int64(wait)})
+	_, err = r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStop, Signal: int(sig), Grace: int64(wait)})
 	if err != nil && !notThere(err) {
 		r.Log.WithError(err).WithField("container", rec.ID).Warn("the monitor does not stop the container: using force")
 		return r.force(rec)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/virtcontainers"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/signals"
 )
 
 // TestCallers: the command lines of conmon, CRI-O, podman, containerd and
@@ -94,7 +95,7 @@ func TestCallers(t *testing.T) {
 		{"a user", "create ID --pid-file=/b/pid -b=/b", create},
 		{"a user", "delete ID -f", deleteCall{"ID", true}},
 		{"a user", "delete -- ID", deleteCall{"ID", false}},
-		{"a user", "kill ID", killCall{"ID", unix.SIGTERM, false}},
+		{"a user", "kill ID", killCall{"ID", signals.Default, false}},
 		{"a user", "kill help sigusr1", killCall{"help", unix.SIGUSR1, false}},
 		{"a user", "kill ID 0", killCall{"ID", 0, false}},
 		{"a user", "ps -f json ID -ax", idCall{"ps", "ID"}},

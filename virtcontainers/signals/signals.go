@@ -1,4 +1,5 @@
-package main
+// Package signals reads signals as people and images write them.
+package signals
 
 import (
 	"fmt"
@@ -23,9 +24,12 @@ var signalAliases = map[string]unix.Signal{
 	"SIGUNUSED": unix.SIGSYS,
 }
 
-// parseSignal reads a signal as kill(1) does: a number, 0 being the probe, or
+// Default stands for the signal that a container wants to be ended by.
+const Default unix.Signal = -1
+
+// Parse reads a signal as kill(1) does: a number, 0 being the probe, or
 // a name in any case, with or without SIG, such as term, SIGKILL or RTMIN+3.
-func parseSignal(text string) (unix.Signal, error) {
+func Parse(text string) (unix.Signal, error) {
 	unknown := fmt.Errorf("unknown signal %q", text)
 	if n, err := strconv.Atoi(text); err == nil {
 		if n < 0 || n > int(rtMax) || text[0] == '+' {
