@@ -42,8 +42,8 @@ const (
 	// OpCreate is sent by a container's shim with the file server's socket,
 	// unless there is nothing to be shared.
 	// The first Reply says that the container was created, the last one has
-	// the Exit. In between the shim may send OpSignal and OpResize. The
-	// container ends with the connection.
+	// the Exit. In between the shim may send OpSignal, OpResize and OpUnserved.
+	// The container ends with the connection.
 	OpCreate Op = "create"
 	// OpExec is the same for a further process.
 	OpExec Op = "exec"
@@ -54,6 +54,7 @@ const (
 	OpSignal    Op = "signal"    // delivers a signal, tears nothing down
 	OpStop      Op = "stop"      // StopContainer; answers when it is stopped
 	OpResize    Op = "resize"    // sets the size of a terminal
+	OpUnserved  Op = "unserved"  // says that the file server has ended
 	OpProcesses Op = "processes" // host pids of shims
 	OpPause     Op = "pause"
 	OpResume    Op = "resume"

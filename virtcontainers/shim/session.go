@@ -208,10 +208,11 @@ func (s *Session) Wait(signals <-chan os.Signal) (int, error) {
 			s.flush(exit)
 			return exit.Code, nil
 		case <-serverDone:
-			// Without its rootfs the container cannot go on; the monitor
-			// sees the connection end and ends it. But the file server also
-			// ends by itself when the VM does, just before the exit is told.
+			// Without its rootfs the container cannot go on: the monitor ends
+			// it, at the latest when the connection ends. But the file server
+			// also ends by itself when the VM does, just before the exit is told.
 			serverDone = nil
+			s.conn.Send(&monitor.Request{Op: monitor.OpUnserved}, nil)
 			s.exits = withDeadline(s.exits, s.FlushTimeout)
 		}
 	}

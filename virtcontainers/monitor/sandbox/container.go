@@ -35,6 +35,7 @@ type container struct {
 	oom      broadcast // tells of OOM kills
 
 	shimGone chan struct{} // closed when the shim's process has ended
+	unserved chan struct{} // closed when the file server has ended before the process
 	killed   chan struct{} // closed when the container has to end at once
 	released chan struct{} // closed when nothing of it is left
 	removed  chan struct{} // closed when the sandbox has forgotten it
@@ -61,6 +62,7 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 		oomScore: req.OOMScore,
 		log:      s.log.WithField("container", req.Container),
 		shimGone: make(chan struct{}),
+		unserved: make(chan struct{}),
 		killed:   make(chan struct{}),
 		released: make(chan struct{}),
 		removed:  make(chan struct{}),
@@ -255,9 +257,10 @@ func (c *container) endProcess() {
 		return
 	}
 	timeout := c.s.cfg.Config.Runtime.KillTimeout.Std()
-	// Without its shim the container has no rootfs: its processes may hang on
-	// that, and in a VM of its own there is nothing to be gentle with.
-	if !isClosed(c.init.controlEnded) || !c.s.last(c) {
+	// Without its shim or file server the container has no rootfs: its processes
+	// may hang on that, and in a VM of its own there is nothing to be gentle with.
+	rootless := isClosed(c.init.controlEnded) || isClosed(c.unserved)
+	if !rootless || !c.s.last(c) {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		err := c.signal(ctx, "", unix.SIGKILL, true)
 		if err == nil || errors.Is(err, unix.ESRCH) {
@@ -279,6 +282,17 @@ func (c *container) endProcess() {
 		c.fence()
 	}
 	<-c.init.ended
+}
+
+// unserve ends the container for want of its files. The file server of one whose
+// process has ended may go: the VM's end is its own.
+func (c *container) unserve() {
+	if isClosed(c.init.ended) || isClosed(c.unserved) {
+		return
+	}
+	close(c.unserved)
+	c.log.Error("the container's file server has ended")
+	c.kill()
 }
 
 // fence takes everything away from a container of a pod whose processes do

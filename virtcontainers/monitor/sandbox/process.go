@@ -95,6 +95,9 @@ func (p *process) forward(req *monitor.Request) error {
 		return p.c.signal(ctx, p.id, unix.Signal(req.Signal), false)
 	case monitor.OpResize:
 		return p.c.resize(ctx, req)
+	case monitor.OpUnserved:
+		p.c.unserve()
+		return nil
 	default:
 		return fmt.Errorf("a shim may not ask for %q", req.Op)
 	}
