@@ -63,16 +63,7 @@ func (d docker) otherMachine(here, there string) []string {
 		}
 	})
 	enter := []string{testenv.Tool(d, "nsenter"), "--net=" + ns}
-	tool("ip", "link", "add", "vctest0", "type", "veth", "peer", "name", "vctest1")
-	// A process of the namespace to move an interface to: ip(8) wants a pid or a name.
-	holder, err := d.StartDaemon(testenv.Command{Path: enter[0], Args: append(enter[1:], "sleep", "1000000"), Env: environ(d.Suite)})
-	if err != nil {
-		d.Fatal(err)
-	}
-	tool("ip", "link", "set", "vctest1", "netns", strconv.Itoa(holder.Pid()))
-	if err := holder.Stop(); err != nil {
-		d.Fatal(err)
-	}
+	tool("ip", "link", "add", "vctest0", "type", "veth", "peer", "name", "vctest1", "netns", ns)
 	tool("ip", "address", "add", here+"/24", "dev", "vctest0")
 	tool("ip", "link", "set", "vctest0", "up")
 	tool("nsenter", enter[1], "ip", "address", "add", there+"/24", "dev", "vctest1")
