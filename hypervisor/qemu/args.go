@@ -179,7 +179,7 @@ func (a *argv) add(words ...string) { *a = append(*a, words...) }
 // accelerator has one thread emulate all vCPUs in turn. With a thread for each
 // (thread=multi), a vCPU that translates code while another one's kernel changes
 // it (jump labels) can keep the old translation for good: QEMU 7.2 stops within
-// a hundred such changes, and both vCPUs wait for each other for ever.
+// some hundred such changes, and both vCPUs wait for each other for ever.
 func accelerator(accel hypervisor.Accel) string {
 	if accel == hypervisor.AccelTCG {
 		return "tcg,thread=single"
