@@ -27,6 +27,9 @@ type Layout struct {
 	// Vsock is the number of the fd in QEMU of a vsock device, CID its address.
 	Vsock int
 	CID   uint32
+	// TSC is the frequency in kHz of the counter that an emulated guest reads as
+	// its own; 0 to let the guest find out.
+	TSC int
 	// Firmware is the path of a firmware that starts a PVH kernel faster than
 	// QEMU's default; "" for the default. Templates and clones use the default.
 	Firmware string
@@ -130,7 +133,7 @@ func (a *argv) addBoot(cfg hypervisor.Config, l Layout) {
 	}
 	a.add("-kernel", cfg.Kernel)
 	a.add("-initrd", cfg.Initrd)
-	a.add("-append", kernelCommandLine(cfg))
+	a.add("-append", kernelCommandLine(cfg, l))
 }
 
 // Quote writes a command line for a shell, one option a line, to reproduce a
@@ -211,12 +214,15 @@ func memory(cfg hypervisor.Config) string {
 	return fmt.Sprintf("size=%dM,slots=%d,maxmem=%dM", cfg.MemoryMiB, memorySlots, cfg.MaxMemoryMiB)
 }
 
-func kernelCommandLine(cfg hypervisor.Config) string {
+func kernelCommandLine(cfg hypervisor.Config, l Layout) string {
 	args := kernelArgs[:len(kernelArgs):len(kernelArgs)]
 	if cfg.Accel == hypervisor.AccelTCG {
 		// Emulated code has no speculation to mitigate, but pays for the
 		// instructions. Under KVM the guest's kernel needs them.
 		args = append(args, "mitigations=off")
+		if l.TSC > 0 {
+			args = append(args, fmt.Sprintf("tsc_early_khz=%d", l.TSC))
+		}
 	}
 	return strings.Join(append(args, cfg.KernelArgs...), " ")
 }

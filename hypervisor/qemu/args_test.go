@@ -29,7 +29,7 @@ func TestArgs(t *testing.T) {
 	}{
 		"tcg-minimal": {
 			cfg:    func(*hypervisor.Config) {},
-			layout: Layout{QMP: 3, Console: 4, Channel: 5},
+			layout: Layout{QMP: 3, Console: 4, Channel: 5, TSC: 2596100},
 		},
 		"kvm-full": {
 			cfg: func(c *hypervisor.Config) {
@@ -40,7 +40,7 @@ func TestArgs(t *testing.T) {
 				c.KernelArgs = []string{"systemd.unified_cgroup_hierarchy=1", "debug"}
 				c.HotplugSlots = 3
 			},
-			layout: Layout{QMP: 7, Console: 8, Channel: 9, Firmware: "/usr/share/qemu/qboot.rom"},
+			layout: Layout{QMP: 7, Console: 8, Channel: 9, Firmware: "/usr/share/qemu/qboot.rom", TSC: 2596100},
 		},
 		"vsock": {
 			cfg:    func(c *hypervisor.Config) { c.Vsock, c.HotplugSlots = true, 1 },

@@ -152,6 +152,7 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	if err := failpoint.Here(failpoint.MonitorMakeTemplate); err != nil {
 		return nil, err
 	}
+	begun := time.Now()
 	vm, err := b.driver.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -161,7 +162,11 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	if err := readHello(ctx, vm, &hello); err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
-	if err = failpoint.Here(failpoint.MonitorSaveTemplate); err == nil {
+	err = checkClock(time.Duration(hello.UptimeMs)*time.Millisecond, time.Since(begun))
+	if err == nil {
+		err = failpoint.Here(failpoint.MonitorSaveTemplate)
+	}
+	if err == nil {
 		err = saveTo(ctx, vm, state)
 	}
 	if err := errors.Join(err, endVM(vm)); err != nil {
@@ -171,6 +176,16 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 		return nil, err
 	}
 	return json.Marshal(hello)
+}
+
+// checkClock refuses a guest whose kernel counts more time since its start than
+// has passed on the host: all clones would. A kernel that takes no
+// tsc_early_khz may have mistaken its timer on a host that was short of CPU.
+func checkClock(uptime, elapsed time.Duration) error {
+	if uptime > elapsed {
+		return fmt.Errorf("the guest's clock is too fast: %s since its start, which was less than %s ago", uptime, elapsed.Round(time.Millisecond))
+	}
+	return nil
 }
 
 func saveTo(ctx context.Context, vm hypervisor.VM, state *os.File) error {

@@ -8,7 +8,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
@@ -116,11 +115,7 @@ func TestBootWithoutVsock(t *testing.T) {
 				t.Errorf("required: %v", err)
 			}
 			for _, vm := range d.VMs() {
-				select {
-				case <-vm.Done():
-				case <-time.After(10 * time.Second):
-					t.Error("required: a machine is left")
-				}
+				checkEnded(t, vm)
 			}
 		})
 	}
