@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -152,7 +153,8 @@ func TestHalfClose(t *testing.T) {
 }
 
 // TestSlowReader: whoever reads slowly gets everything, and in the meantime
-// the process waits, not the memory of somebody in between.
+// the process waits, and neither the memory nor the CPU of somebody in between is
+// taken.
 func TestSlowReader(t *testing.T) {
 	e := suite.New(t)
 	e.NeedVM()
@@ -162,7 +164,7 @@ func TestSlowReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	end := e.Piped(w, "exec", c.ID, "sh", "-c", "seq 1 1000000; echo written >&2; touch /written; exit 3")
+	pid, end := e.Piped(w, "exec", c.ID, "sh", "-c", "seq 1 1000000; echo written >&2; touch /written; exit 3")
 	w.Close()
 	sum := sha256.New()
 	buf := make([]byte, 64<<10)
@@ -174,6 +176,7 @@ func TestSlowReader(t *testing.T) {
 		}
 		if i == 10 {
 			time.Sleep(2 * time.Second) // this is what slow means
+			testenv.Eventually(t, time.Minute, func() error { return asleep(pid) })
 			if _, err := os.Stat(c.Bundle.Rootfs + "/written"); err == nil {
 				t.Error("6.9 MB are written although 0.7 are read: somebody keeps them")
 			}
@@ -191,6 +194,24 @@ func TestSlowReader(t *testing.T) {
 	c.DeleteForced()
 }
 
+// asleep gives an error where a thread of the process runs, or wants to.
+func asleep(pid int) error {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(stats) == 0 {
+		return fmt.Errorf("process %d has no threads: %v", pid, err)
+	}
+	for _, path := range stats {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		if _, fields, _ := strings.Cut(string(b), ") "); strings.HasPrefix(fields, "R") { // proc(5)
+			return fmt.Errorf("while nobody reads its output, process %d is busy: %s", pid, b)
+		}
+	}
+	return nil
+}
+
 // TestReaderGoesAway: the process sees a broken pipe, as it would with runc.
 func TestReaderGoesAway(t *testing.T) {
 	e := suite.New(t)
@@ -200,7 +221,7 @@ func TestReaderGoesAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	end := e.Piped(w, "exec", c.ID, "sh", "-c", "trap 'echo pipe >/seen' EXIT; while :; do seq 1 1000; [ $? = 141 ] && exit 141; done")
+	_, end := e.Piped(w, "exec", c.ID, "sh", "-c", "trap 'echo pipe >/seen' EXIT; while :; do seq 1 1000; [ $? = 141 ] && exit 141; done")
 	w.Close()
 	if _, err := io.ReadFull(r, make([]byte, 1000)); err != nil {
 		t.Fatal(err)

@@ -72,7 +72,9 @@ func (e *Env) TryCreate(b *Bundle, stdin io.Reader) (*Container, *Result) {
 		e.Fatal(err)
 	}
 	code, ok := e.reaper.wait(pid, DefaultTimeout)
+	var doing string
 	if !ok {
+		doing = e.diagnose()
 		unix.Kill(pid, unix.SIGKILL)
 		code = -1
 	}
@@ -85,7 +87,7 @@ func (e *Env) TryCreate(b *Bundle, stdin io.Reader) (*Container, *Result) {
 		if err := c.endOfOutput(); err != nil {
 			e.Errorf("create has failed, and its output is still open: %v", err)
 		}
-		res.Stdout, res.Stderr = c.stdout.String(), c.stderr.String()
+		res.Stdout, res.Stderr = c.stdout.String(), c.stderr.String()+doing
 		if c.Console != nil {
 			c.Console.Close()
 		}
@@ -163,22 +165,22 @@ func (c *Container) EndOfStdout(limit time.Duration) error {
 	}
 }
 
-// Piped starts the runtime with the given stdout, and gives how to wait for its
-// end and its exit code.
-func (e *Env) Piped(stdout *os.File, args ...string) func() int {
+// Piped starts the runtime with the given stdout, and gives its pid and how to wait
+// for its end and its exit code.
+func (e *Env) Piped(stdout *os.File, args ...string) (pid int, end func() int) {
 	e.Helper()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		e.Fatal(err)
 	}
 	defer null.Close()
-	pid, err := e.reaper.start(e.Runtime, append(append([]string{e.Runtime}, e.Globals()...), args...), &os.ProcAttr{
+	pid, err = e.reaper.start(e.Runtime, append(append([]string{e.Runtime}, e.Globals()...), args...), &os.ProcAttr{
 		Dir: "/", Env: e.environ(), Sys: own(), Files: []*os.File{null, stdout, null},
 	})
 	if err != nil {
 		e.Fatal(err)
 	}
-	return func() int { e.Helper(); return e.Await(pid, DefaultTimeout) }
+	return pid, func() int { e.Helper(); return e.Await(pid, DefaultTimeout) }
 }
 
 func (c *Container) closeStdin() {

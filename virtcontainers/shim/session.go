@@ -150,12 +150,17 @@ func (s *Session) Connect(stdin, stdout, stderr *os.File, term Terminal) error {
 func (s *Session) copyOut(to *os.File, from *net.UnixConn) {
 	s.outputs.Go(func() {
 		defer from.Close()
-		io.Copy(to, from)
+		io.Copy(onlyWriter{to}, from)
 		if s.GiveUpOutput && !s.stdio.Terminal {
 			giveUp(to)
 		}
 	})
 }
+
+// onlyWriter hides from io.Copy that a file can read from a socket by itself: with
+// splice(2), without blocking, and again and again while its reader is slow. A
+// standard stream is no file that Go polls.
+type onlyWriter struct{ io.Writer }
 
 // giveUp makes a standard stream lead to /dev/null. It is not closed: the next
 // file to be opened would take its number.
