@@ -1885,6 +1885,51 @@ func (x *Span) GetEnd() int64 {
 	return 0
 }
 
+type DumpResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// for people to read.
+	Text          string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DumpResponse) Reset() {
+	*x = DumpResponse{}
+	mi := &file_agent_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DumpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DumpResponse) ProtoMessage() {}
+
+func (x *DumpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
+func (*DumpResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DumpResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // Failure travels as a detail of the ttrpc status of a failed call: the errno
 // that caused it, so that the host can tell causes apart without reading text.
 type Failure struct {
@@ -1896,7 +1941,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +1953,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +1966,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Failure) GetErrno() uint32 {
@@ -2082,9 +2127,11 @@ const file_agent_proto_rawDesc = "" +
 	"\x04lane\x18\x02 \x01(\rR\x04lane\x12\x14\n" +
 	"\x05spawn\x18\x03 \x01(\bR\x05spawn\x12\x14\n" +
 	"\x05begin\x18\x04 \x01(\x03R\x05begin\x12\x10\n" +
-	"\x03end\x18\x05 \x01(\x03R\x03end\"\x1f\n" +
+	"\x03end\x18\x05 \x01(\x03R\x03end\"\"\n" +
+	"\fDumpResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\x1f\n" +
 	"\aFailure\x12\x14\n" +
-	"\x05errno\x18\x01 \x01(\rR\x05errno2\x81\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno2\xb8\n" +
 	"\n" +
 	"\x05Agent\x12\\\n" +
 	"\x0fCreateContainer\x12#.vc.agent.v1.CreateContainerRequest\x1a$.vc.agent.v1.CreateContainerResponse\x12C\n" +
@@ -2103,7 +2150,8 @@ const file_agent_proto_rawDesc = "" +
 	"\tWaitReady\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12J\n" +
 	"\x0fOnlineResources\x12#.vc.agent.v1.OnlineResourcesRequest\x1a\x12.vc.agent.v1.Empty\x12L\n" +
 	"\x10ConfigureNetwork\x12$.vc.agent.v1.ConfigureNetworkRequest\x1a\x12.vc.agent.v1.Empty\x12>\n" +
-	"\x05Spans\x12\x19.vc.agent.v1.SpansRequest\x1a\x1a.vc.agent.v1.SpansResponseB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
+	"\x05Spans\x12\x19.vc.agent.v1.SpansRequest\x1a\x1a.vc.agent.v1.SpansResponse\x125\n" +
+	"\x04Dump\x12\x12.vc.agent.v1.Empty\x1a\x19.vc.agent.v1.DumpResponseB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -2117,7 +2165,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: vc.agent.v1.Empty
 	(*ContainerRequest)(nil),        // 1: vc.agent.v1.ContainerRequest
@@ -2147,17 +2195,18 @@ var file_agent_proto_goTypes = []any{
 	(*SpansRequest)(nil),            // 25: vc.agent.v1.SpansRequest
 	(*SpansResponse)(nil),           // 26: vc.agent.v1.SpansResponse
 	(*Span)(nil),                    // 27: vc.agent.v1.Span
-	(*Failure)(nil),                 // 28: vc.agent.v1.Failure
-	nil,                             // 29: vc.agent.v1.CreateContainerRequest.FilesEntry
-	nil,                             // 30: vc.agent.v1.ContainerStatsResponse.FilesEntry
+	(*DumpResponse)(nil),            // 28: vc.agent.v1.DumpResponse
+	(*Failure)(nil),                 // 29: vc.agent.v1.Failure
+	nil,                             // 30: vc.agent.v1.CreateContainerRequest.FilesEntry
+	nil,                             // 31: vc.agent.v1.ContainerStatsResponse.FilesEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: vc.agent.v1.CreateContainerRequest.stdio:type_name -> vc.agent.v1.Stdio
 	5,  // 1: vc.agent.v1.CreateContainerRequest.root:type_name -> vc.agent.v1.LayeredRoot
 	6,  // 2: vc.agent.v1.CreateContainerRequest.disks:type_name -> vc.agent.v1.DiskNode
-	29, // 3: vc.agent.v1.CreateContainerRequest.files:type_name -> vc.agent.v1.CreateContainerRequest.FilesEntry
+	30, // 3: vc.agent.v1.CreateContainerRequest.files:type_name -> vc.agent.v1.CreateContainerRequest.FilesEntry
 	3,  // 4: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
-	30, // 5: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
+	31, // 5: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
 	16, // 6: vc.agent.v1.ContainerStatsResponse.interfaces:type_name -> vc.agent.v1.InterfaceCounters
 	21, // 7: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
 	23, // 8: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
@@ -2181,25 +2230,27 @@ var file_agent_proto_depIdxs = []int32{
 	19, // 26: vc.agent.v1.Agent.OnlineResources:input_type -> vc.agent.v1.OnlineResourcesRequest
 	20, // 27: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
 	25, // 28: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
-	7,  // 29: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 30: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	9,  // 31: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 32: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	11, // 33: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 34: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 35: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	13, // 36: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 37: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 38: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 39: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	15, // 40: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	18, // 41: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
-	0,  // 42: vc.agent.v1.Agent.WaitReady:output_type -> vc.agent.v1.Empty
-	0,  // 43: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
-	0,  // 44: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
-	26, // 45: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
-	29, // [29:46] is the sub-list for method output_type
-	12, // [12:29] is the sub-list for method input_type
+	0,  // 29: vc.agent.v1.Agent.Dump:input_type -> vc.agent.v1.Empty
+	7,  // 30: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 31: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	9,  // 32: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 33: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	11, // 34: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 35: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 36: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	13, // 37: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 38: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 39: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 40: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	15, // 41: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	18, // 42: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
+	0,  // 43: vc.agent.v1.Agent.WaitReady:output_type -> vc.agent.v1.Empty
+	0,  // 44: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
+	0,  // 45: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	26, // 46: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
+	28, // 47: vc.agent.v1.Agent.Dump:output_type -> vc.agent.v1.DumpResponse
+	30, // [30:48] is the sub-list for method output_type
+	12, // [12:30] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -2216,7 +2267,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

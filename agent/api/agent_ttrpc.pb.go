@@ -25,6 +25,7 @@ type AgentService interface {
 	OnlineResources(context.Context, *OnlineResourcesRequest) (*Empty, error)
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*Empty, error)
 	Spans(context.Context, *SpansRequest) (*SpansResponse, error)
+	Dump(context.Context, *Empty) (*DumpResponse, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -148,6 +149,13 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Spans(ctx, &req)
+			},
+			"Dump": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req Empty
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Dump(ctx, &req)
 			},
 		},
 	})
@@ -294,6 +302,14 @@ func (c *agentClient) ConfigureNetwork(ctx context.Context, req *ConfigureNetwor
 func (c *agentClient) Spans(ctx context.Context, req *SpansRequest) (*SpansResponse, error) {
 	var resp SpansResponse
 	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "Spans", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Dump(ctx context.Context, req *Empty) (*DumpResponse, error) {
+	var resp DumpResponse
+	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "Dump", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

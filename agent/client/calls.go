@@ -147,3 +147,9 @@ func (c *Client) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetwork
 func (c *Client) Spans(ctx context.Context, req *api.SpansRequest) (*api.SpansResponse, error) {
 	return call(ctx, req, c.agent.Spans)
 }
+
+// Dump gives a text on what the agent and the guest are doing. It is the guest's,
+// and not to be trusted.
+func (c *Client) Dump(ctx context.Context, req *api.Empty) (*api.DumpResponse, error) {
+	return call(ctx, req, c.agent.Dump)
+}

@@ -199,6 +199,10 @@ func (v service) Spans(_ context.Context, req *api.SpansRequest) (*api.SpansResp
 	return &api.SpansResponse{Now: spans.Now(), Last: last, Spans: found}, nil
 }
 
+func (v service) Dump(context.Context, *api.Empty) (*api.DumpResponse, error) {
+	return &api.DumpResponse{Text: dump()}, nil
+}
+
 // with runs f on a container as a call in flight: a removal cancels it and
 // waits for its end.
 func (v service) with(ctx context.Context, name string, f func(context.Context, *container) error) (*api.Empty, error) {

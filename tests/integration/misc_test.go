@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
@@ -122,4 +124,37 @@ func TestPause(t *testing.T) {
 	e.OK("kill", c.ID, "KILL") // thaws
 	stopped(t, c)
 	c.Delete()
+}
+
+// TestHangExplained: a program that has not ended in time is not killed before
+// it was looked into: what the monitor does, what the guest's processes do and
+// what its kernel has said.
+func TestHangExplained(t *testing.T) {
+	e := suite.New(t)
+	e.NeedVM()
+	c := e.Started(nil, testenv.Args("sleep", "1234567"))
+	e.OK("exec", c.ID, "sh", "-c", `until [ "$(cat /proc/1/comm)" = sleep ]; do sleep 0.1; done`)
+	_, err := suite.Exec(testenv.Command{
+		Path: "/bin/sh", Args: []string{"-c", "exec sleep 7654321"}, Limit: 10 * time.Millisecond,
+	})
+	if err == nil {
+		t.Fatal("the time-out is no error")
+	}
+	for _, want := range []string{
+		"still running after 10ms",
+		"sleep 7654321",
+		": vc-runtime shim " + e.Root,
+		"container " + c.ID + ": shim " + strconv.Itoa(c.Pid) + "; process ended: false",
+		"sandbox.(*container).supervise",
+		"guest's console:",
+		`"sleep 1234567"`,
+		"[<0>] ",
+		"kernel's log:\n",
+		"server.(*Server).Serve",
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in: %v", want, err)
+		}
+	}
+	e.IsStatus(c.ID, "running") // it was only looked at
 }

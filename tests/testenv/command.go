@@ -125,14 +125,16 @@ func (s *Suite) Exec(c Command) (*Result, error) {
 	}
 	code, ok := s.reaper.wait(pid, limit)
 	took := time.Since(begin)
+	var doing string
 	if !ok {
+		doing = s.diagnose()
 		unix.Kill(pid, unix.SIGKILL)
 	}
 	outErr, errErr := stdout.wait(outputLimit), stderr.wait(outputLimit)
 	res := &Result{Stdout: stdout.String(), Stderr: stderr.String(), Code: code, Took: took, line: line}
 	switch {
 	case !ok:
-		return nil, fmt.Errorf("%s: still running after %s\nstdout: %s\nstderr: %s", line, limit, res.Stdout, res.Stderr)
+		return nil, fmt.Errorf("%s: still running after %s\nstdout: %s\nstderr: %s\n%s", line, limit, res.Stdout, res.Stderr, doing)
 	case outErr != nil || errErr != nil:
 		return nil, fmt.Errorf("%s: has ended (%d), but its output is still open: %w", line, code, errors.Join(outErr, errErr))
 	}

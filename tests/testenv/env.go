@@ -216,7 +216,7 @@ func (e *Env) Await(pid int, limit time.Duration) int {
 	e.Helper()
 	code, ok := e.reaper.wait(pid, limit)
 	if !ok {
-		e.Fatalf("process %d has not ended after %s", pid, limit)
+		e.Fatalf("process %d has not ended after %s\n%s", pid, limit, e.diagnose())
 	}
 	return code
 }

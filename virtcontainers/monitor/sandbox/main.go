@@ -88,6 +88,7 @@ func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error 
 	if s.oomScore, err = monitor.SetOOMScore("self", monitor.OOMScore); err != nil {
 		log.WithError(err).Debug("this process's OOM score")
 	}
+	defer s.dumpOnSignal(logFile)()
 	err = s.Serve(s.traced(context.Background(), req), boot, ul, first, req.Container)
 	if err != nil {
 		log.WithError(err).Error("the sandbox has ended")
@@ -99,14 +100,8 @@ func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error 
 // bytes are the guest's: whatever is not plain text is taken out.
 func consoleTail(console []byte) string {
 	const maxLines, maxBytes = 8, 1000
-	clean := strings.Map(func(r rune) rune {
-		if r == '\n' || r >= ' ' && r < 0x7f {
-			return r
-		}
-		return -1
-	}, string(console))
 	var lines []string
-	for line := range strings.SplitSeq(clean, "\n") {
+	for line := range strings.SplitSeq(plainText(string(console)), "\n") {
 		if line = strings.TrimSpace(line); line != "" {
 			lines = append(lines, line)
 		}
