@@ -206,6 +206,9 @@ func (r *Runtime) makeRoom(ctx context.Context, p *plan) error {
 	if r.adopt(ctx, p, rec) {
 		return nil
 	}
+	if err := failpoint.Here(failpoint.CreateEvict); err != nil {
+		return err
+	}
 	return r.clean(ctx, rec)
 }
 

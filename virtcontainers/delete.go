@@ -39,6 +39,9 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if err != nil {
 		return err
 	}
+	if _, err := r.Store.Sandbox(rec.Sandbox); errors.Is(err, state.ErrFutureVersion) {
+		return err // who wrote that knows what else there is to clean
+	}
 	st, ok := r.reconcile(ctx, rec)
 	if ok {
 		if err := lifecycle.Allow(lifecycle.OpDelete, st, lifecycle.Options{ID: id, Force: force}); err != nil {
@@ -103,9 +106,18 @@ func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) erro
 	if !errors.Is(cause, state.ErrNotExist) && !errors.Is(cause, state.ErrCorrupt) {
 		return cause
 	}
+	damaged := errors.Is(cause, state.ErrCorrupt)
+	if damaged {
+		r.killDamaged(ctx, id)
+	}
 	// The id may also be that of a pod that never had a container of its own.
 	if err := r.endIfLast(ctx, &state.Container{ID: id, Sandbox: id}); err != nil {
 		return err
+	}
+	if damaged {
+		if err := r.leaveOwned(ctx, id); err != nil {
+			return err
+		}
 	}
 	return r.forget(id)
 }
@@ -138,7 +150,7 @@ func (r *Runtime) endIfLast(ctx context.Context, rec *state.Container) error {
 		return err
 	}
 	defer lock.Release()
-	last, err := r.lastOf(rec)
+	last, err := r.lastOf(ctx, rec)
 	if err != nil || !last {
 		return err
 	}
@@ -146,12 +158,15 @@ func (r *Runtime) endIfLast(ctx context.Context, rec *state.Container) error {
 }
 
 // lastOf reports whether no other container lives in the record's sandbox.
-func (r *Runtime) lastOf(rec *state.Container) (bool, error) {
+func (r *Runtime) lastOf(ctx context.Context, rec *state.Container) (bool, error) {
 	entries, err := r.Store.Containers()
 	if err != nil {
 		return false, err
 	}
 	for _, e := range entries {
+		if e.Container == nil && e.ID != rec.ID && r.inSandbox(ctx, e.ID, rec.Sandbox) {
+			return false, nil
+		}
 		if e.Container == nil || e.ID == rec.ID || e.Container.Sandbox != rec.Sandbox {
 			continue
 		}
@@ -173,14 +188,14 @@ func (r *Runtime) endSandbox(ctx context.Context, id string) error {
 	if r.abandonKept(ctx, id) {
 		limit = min(limit, r.Config.Runtime.KillTimeout.Std())
 	}
-	sb, err := r.Store.Sandbox(id)
+	sb, err := r.sandboxToEnd(id)
 	if err == nil {
 		wait, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
 		if sb.Monitor.Wait(wait) != nil {
 			r.Log.WithField("sandbox", id).Warn("the monitor does not end: killing it")
 		}
-		err = errors.Join(r.killSandbox(ctx, id), r.leavePlace(ctx, id, sb.Cgroup))
+		err = errors.Join(r.killSandbox(ctx, id), r.leaveSandboxPlace(ctx, sb))
 	} else if errors.Is(err, state.ErrNotExist) {
 		err = nil
 	}

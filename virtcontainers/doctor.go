@@ -220,6 +220,11 @@ func (d *doctor) folders(context.Context) ([]Orphan, error) {
 	}
 	var found []Orphan
 	for _, id := range ids {
+		if _, err := d.r.Store.Sandbox(id); errors.Is(err, state.ErrCorrupt) || errors.Is(err, state.ErrFutureVersion) {
+			found = append(found, Orphan{ // its container can be deleted all the same
+				Kind: OrphanRecord, Name: filepath.Join(d.r.Store.SandboxDir(id), "sandbox.json"), Owner: id, Why: err.Error(),
+			})
+		}
 		if used[id] || d.busy(id) {
 			continue
 		}

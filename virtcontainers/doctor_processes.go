@@ -3,6 +3,7 @@ package virtcontainers
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,10 +101,13 @@ func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
 }
 
 // named reports whether the record of a sandbox names the process as its
-// monitor.
+// monitor, or may do so: one that cannot be read says nothing against it.
 func (d *doctor) named(sandbox string, p state.Process) bool {
 	rec, err := d.r.Store.Sandbox(sandbox)
-	return err == nil && rec.Monitor == p
+	if err != nil {
+		return !errors.Is(err, state.ErrNotExist)
+	}
+	return rec.Monitor == p
 }
 
 func (p *process) argv0() string {

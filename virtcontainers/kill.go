@@ -96,12 +96,19 @@ func (r *Runtime) killCreating(ctx context.Context, rec *state.Container, ends b
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.stopTimeout())
 	defer cancel()
+	if err := failpoint.Here(failpoint.KillCreating); err != nil {
+		return err
+	}
 	_, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStop, Signal: int(unix.SIGKILL)})
 	if notThere(err) {
 		return lifecycle.ErrNotRunning
 	}
-	if err != nil {
+	if err != nil && rec.Sandbox != rec.ID { // its shim is not in the record yet
 		return fmt.Errorf("kill container %s, which is being created: %w", rec.ID, err)
+	}
+	if err != nil {
+		r.Log.WithError(err).WithField("container", rec.ID).Warn("the monitor does not stop the container: using force")
+		return r.force(rec)
 	}
 	return nil
 }
@@ -194,7 +201,7 @@ func (r *Runtime) killSandbox(ctx context.Context, id string) error {
 	if err := failpoint.Here(failpoint.KillSandbox); err != nil {
 		return err
 	}
-	sb, err := r.Store.Sandbox(id)
+	sb, err := r.sandboxToEnd(id)
 	if errors.Is(err, state.ErrNotExist) {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -29,11 +30,17 @@ func (r *Runtime) readiness(rec *state.Container) (*readiness, error) {
 	if r.NotifySocket == "" || !rec.Notify {
 		return nil, nil
 	}
+	if err := failpoint.Here(failpoint.StartNotify); err != nil {
+		return nil, err
+	}
 	host, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: r.NotifySocket})
 	if err != nil {
 		return nil, fmt.Errorf("NOTIFY_SOCKET: %w", err)
 	}
-	conn, err := monitor.Dial(r.Store.SandboxDir(rec.Sandbox))
+	var conn *monitor.Conn
+	if err = failpoint.Here(failpoint.StartReady); err == nil {
+		conn, err = monitor.Dial(r.Store.SandboxDir(rec.Sandbox))
+	}
 	if err == nil {
 		err = conn.Send(&monitor.Request{Op: monitor.OpReady, Container: rec.ID}, nil)
 	}
@@ -72,6 +79,9 @@ func (n *readiness) pass(ctx context.Context, mainPid int) error {
 	}
 	if mainPid == 0 {
 		mainPid = n.pid
+	}
+	if err := failpoint.Here(failpoint.StartTell); err != nil {
+		return err
 	}
 	for _, text := range []string{"READY=1\n", "MAINPID=" + strconv.Itoa(mainPid) + "\n"} {
 		if _, err := n.host.Write([]byte(text)); err != nil {

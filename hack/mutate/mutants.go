@@ -65,6 +65,12 @@ var mutants = []mutant{
 	{"a record with what is unknown is not read", "state/record.go", []change{
 		{"	d.DisallowUnknownFields()\n", ""},
 	}, "./state", "TestContainerDamaged"},
+	{"a record of an earlier boot names no process", "state/container.go", []change{
+		{"if c.BootID != boot {", "if c.BootID == \"\" && boot == \"\" {"},
+	}, faultPkg, "TestReboot"},
+	{"a namespace at the same path may be another one", "virtcontainers/adopt.go", []change{
+		{"resourcecache.FileID{Dev: st.Dev, Ino: st.Ino}", "resourcecache.FileID{}"},
+	}, faultPkg, "TestUnclaimed/another_network_namespace_at_the_same_path"},
 	{"a machine that is kept is not handed to another request", sandboxDir + "keep.go", []change{
 		{" || key != s.cfg.Key", ""},
 	}, faultPkg, "TestUnclaimed/another_request"},

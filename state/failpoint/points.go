@@ -5,6 +5,7 @@ package failpoint
 const (
 	CreateLock          Name = "create.lock"
 	CreateAdopt         Name = "create.adopt"
+	CreateEvict         Name = "create.evict"
 	CreateRecord        Name = "create.record"
 	CreateRecordCgroup  Name = "create.record-cgroup"
 	CreateLockSandbox   Name = "create.lock-sandbox"
@@ -29,9 +30,12 @@ const (
 
 	StartLock   Name = "start.lock"
 	StartAsk    Name = "start.ask"
+	StartNotify Name = "start.notify"
+	StartReady  Name = "start.ready"
 	StartRecord Name = "start.record"
 	StartHooks  Name = "start.hooks"
 	StartDone   Name = "start.done"
+	StartTell   Name = "start.tell"
 
 	ExecSpawnShim  Name = "exec.spawn-shim"
 	ExecCgroup     Name = "exec.cgroup"
@@ -39,12 +43,13 @@ const (
 	ExecPidFile    Name = "exec.pid-file"
 	ExecForeground Name = "exec.foreground"
 
-	KillAsk     Name = "kill.ask"
-	KillTerm    Name = "kill.term"
-	KillSignal  Name = "kill.signal"
-	KillRelease Name = "kill.release"
-	KillForce   Name = "kill.force"
-	KillSandbox Name = "kill.sandbox"
+	KillAsk      Name = "kill.ask"
+	KillTerm     Name = "kill.term"
+	KillSignal   Name = "kill.signal"
+	KillRelease  Name = "kill.release"
+	KillCreating Name = "kill.creating"
+	KillForce    Name = "kill.force"
+	KillSandbox  Name = "kill.sandbox"
 
 	DeleteLock        Name = "delete.lock"
 	DeleteStop        Name = "delete.stop"
@@ -64,36 +69,52 @@ const (
 	StateSyncFolder Name = "state.sync-folder"
 	StateRemove     Name = "state.remove"
 
-	MonitorLock         Name = "monitor.lock"
-	MonitorBoot         Name = "monitor.boot"
-	MonitorPlace        Name = "monitor.place"
-	MonitorMakeTemplate Name = "monitor.make-template"
-	MonitorSaveTemplate Name = "monitor.save-template"
-	MonitorSpawnVM      Name = "monitor.spawn-vm"
-	MonitorRecordVM     Name = "monitor.record-vm"
-	MonitorBooted       Name = "monitor.booted"
-	MonitorPlug         Name = "monitor.plug"
-	MonitorPlugDisks    Name = "monitor.plug-disks"
-	MonitorGrow         Name = "monitor.grow"
-	MonitorCreate       Name = "monitor.create"
-	MonitorWait         Name = "monitor.wait"
-	MonitorNetwork      Name = "monitor.network"
-	MonitorTap          Name = "monitor.tap"
-	MonitorPlugNIC      Name = "monitor.plug-nic"
-	MonitorTellNetwork  Name = "monitor.tell-network"
-	MonitorCreated      Name = "monitor.created"
-	MonitorLeavePlace   Name = "monitor.leave-place"
-	MonitorStream       Name = "monitor.stream"
-	MonitorClaimed      Name = "monitor.claimed"
-	MonitorStart        Name = "monitor.start"
-	MonitorExec         Name = "monitor.exec"
-	MonitorSignal       Name = "monitor.signal"
-	MonitorRemove       Name = "monitor.remove"
-	MonitorUnplug       Name = "monitor.unplug"
-	MonitorKillVM       Name = "monitor.kill-vm"
-	MonitorCloseNetwork Name = "monitor.close-network"
-	MonitorExit         Name = "monitor.exit"
-	MonitorEnd          Name = "monitor.end"
+	MonitorLock           Name = "monitor.lock"
+	MonitorBoot           Name = "monitor.boot"
+	MonitorCheckVsock     Name = "monitor.check-vsock"
+	MonitorPlace          Name = "monitor.place"
+	MonitorMakeTemplate   Name = "monitor.make-template"
+	MonitorGreetTemplate  Name = "monitor.greet-template"
+	MonitorSaveTemplate   Name = "monitor.save-template"
+	MonitorSpawnVM        Name = "monitor.spawn-vm"
+	MonitorRecordVM       Name = "monitor.record-vm"
+	MonitorGreet          Name = "monitor.greet"
+	MonitorBooted         Name = "monitor.booted"
+	MonitorAnswers        Name = "monitor.answers"
+	MonitorAwaitMachine   Name = "monitor.await-machine"
+	MonitorReady          Name = "monitor.ready"
+	MonitorPlug           Name = "monitor.plug"
+	MonitorPlugDisks      Name = "monitor.plug-disks"
+	MonitorGrow           Name = "monitor.grow"
+	MonitorCreate         Name = "monitor.create"
+	MonitorWait           Name = "monitor.wait"
+	MonitorNetwork        Name = "monitor.network"
+	MonitorTap            Name = "monitor.tap"
+	MonitorClearStale     Name = "monitor.clear-stale"
+	MonitorOpenTap        Name = "monitor.open-tap"
+	MonitorTapUp          Name = "monitor.tap-up"
+	MonitorQdisc          Name = "monitor.qdisc"
+	MonitorFilter         Name = "monitor.filter"
+	MonitorVhost          Name = "monitor.vhost"
+	MonitorForward        Name = "monitor.forward"
+	MonitorPlugNIC        Name = "monitor.plug-nic"
+	MonitorTellNetwork    Name = "monitor.tell-network"
+	MonitorResolver       Name = "monitor.resolver"
+	MonitorCreated        Name = "monitor.created"
+	MonitorLeavePlace     Name = "monitor.leave-place"
+	MonitorStream         Name = "monitor.stream"
+	MonitorClaimed        Name = "monitor.claimed"
+	MonitorStart          Name = "monitor.start"
+	MonitorExec           Name = "monitor.exec"
+	MonitorSignal         Name = "monitor.signal"
+	MonitorRemove         Name = "monitor.remove"
+	MonitorUnplug         Name = "monitor.unplug"
+	MonitorKillVM         Name = "monitor.kill-vm"
+	MonitorCloseNetwork   Name = "monitor.close-network"
+	MonitorRemoveTap      Name = "monitor.remove-tap"
+	MonitorRemoveRedirect Name = "monitor.remove-redirect"
+	MonitorExit           Name = "monitor.exit"
+	MonitorEnd            Name = "monitor.end"
 
 	ShimBegin       Name = "shim.begin"
 	ShimLoopback    Name = "shim.loopback"
@@ -115,6 +136,7 @@ const (
 var Points = []Point{
 	{CreateLock, Command, Create, "the lock of the id"},
 	{CreateAdopt, Command, Create, "the claim on what an earlier create has left"},
+	{CreateEvict, Command, Create, "the end of what an earlier create of another request has left"},
 	{CreateRecord, Command, Create, "the first record of the container"},
 	{CreateRecordCgroup, Command, Create, "the record of the cgroup that will be made, or has been"},
 	{CreateLockSandbox, Command, Create, "the lock of the sandbox"},
@@ -139,9 +161,12 @@ var Points = []Point{
 
 	{StartLock, Command, Start, "the lock of the id"},
 	{StartAsk, Command, Start, "the request to the monitor"},
+	{StartNotify, Command, Start, "the connection to the service manager"},
+	{StartReady, Command, Start, "the request to the monitor for word that the container is ready"},
 	{StartRecord, Command, Start, "the record that says running"},
 	{StartHooks, Command, Start, "the poststart hooks"},
 	{StartDone, Command, Start, "the end of start"},
+	{StartTell, Command, Start, "word to the service manager that the container is ready"},
 
 	{ExecSpawnShim, Command, Exec, "the shim's process"},
 	{ExecCgroup, Command, Exec, "the shim moves into the container's cgroup"},
@@ -153,6 +178,7 @@ var Points = []Point{
 	{KillTerm, Command, Kill, "the request to the monitor, which is to be patient"},
 	{KillSignal, Command, Kill, "the request to the monitor, of any other signal"},
 	{KillRelease, Command, Kill, "waiting for the shim's end"},
+	{KillCreating, Command, Kill, "the request to the monitor, while create still runs"},
 	{KillForce, Command, Kill, "the end of the shim by force"},
 	{KillSandbox, Command, Kill, "the end of the monitor and the VM by force"},
 
@@ -176,12 +202,17 @@ var Points = []Point{
 
 	{MonitorLock, Monitor, Create, "the lock that proves the monitor's life"},
 	{MonitorBoot, Monitor, Create, "the boot"},
+	{MonitorCheckVsock, Monitor, Create, "the look whether the host has vsock"},
 	{MonitorPlace, Monitor, Create, "a place among the machines that start"},
 	{MonitorMakeTemplate, Monitor, Create, "the machine that a template is made of"},
+	{MonitorGreetTemplate, Monitor, Create, "waiting for the agent of the template's machine"},
 	{MonitorSaveTemplate, Monitor, Create, "the template's files"},
 	{MonitorSpawnVM, Monitor, Create, "QEMU's process"},
 	{MonitorRecordVM, Monitor, Create, "the record of QEMU's process"},
+	{MonitorGreet, Monitor, Create, "the connection to the agent, and waiting for its answer"},
 	{MonitorBooted, Monitor, Create, "word that the agent has answered"},
+	{MonitorAnswers, Monitor, Create, "a call to see whether the agent of a clone answers"},
+	{MonitorAwaitMachine, Monitor, Create, "waiting for the machine, with something to be done in it"},
 	{MonitorPlug, Monitor, Create, "the file server's device"},
 	{MonitorPlugDisks, Monitor, Create, "the disks"},
 	{MonitorGrow, Monitor, Create, "CPUs, or memory, for the container"},
@@ -189,19 +220,30 @@ var Points = []Point{
 	{MonitorWait, Monitor, Create, "the agent's call to wait for the process"},
 	{MonitorNetwork, Monitor, Create, "the VM's interfaces"},
 	{MonitorTap, Monitor, Create, "the tap of an interface"},
+	{MonitorClearStale, Monitor, Create, "the removal of the traffic control that a killed monitor has left"},
+	{MonitorOpenTap, Monitor, Create, "one queue of a tap"},
+	{MonitorTapUp, Monitor, Create, "the tap's MTU and flags"},
+	{MonitorQdisc, Monitor, Create, "an ingress qdisc, of the tap or the interface"},
+	{MonitorFilter, Monitor, Create, "the filter in it, which redirects"},
+	{MonitorVhost, Monitor, Create, "the kernel's virtio-net for the tap"},
+	{MonitorForward, Monitor, Create, "the forwarding of connections to localhost"},
 	{MonitorPlugNIC, Monitor, Create, "the device of an interface"},
 	{MonitorTellNetwork, Monitor, Create, "the agent's call to configure the network"},
+	{MonitorResolver, Monitor, Create, "the look for a DNS server in the namespace"},
 	{MonitorCreated, Monitor, Create, "the answer to the shim"},
 	{MonitorLeavePlace, Monitor, Create, "the end of the place among the machines that start"},
 	{MonitorStream, Monitor, Create, "the connection of a stream"},
 	{MonitorClaimed, Monitor, Create, "the answer to who claims the container"},
 	{MonitorStart, Monitor, Start, "the agent's call to start the container"},
+	{MonitorReady, Monitor, Start, "the agent's call to wait until the container is ready"},
 	{MonitorExec, Monitor, Exec, "the agent's call to run a further process"},
 	{MonitorSignal, Monitor, Kill, "the agent's call to send a signal"},
 	{MonitorRemove, Monitor, Delete, "the agent's call to remove the container"},
 	{MonitorUnplug, Monitor, Delete, "the end of the file server's device"},
 	{MonitorKillVM, Monitor, Kill, "the end of the VM"},
 	{MonitorCloseNetwork, Monitor, Kill, "the end of the taps"},
+	{MonitorRemoveTap, Monitor, Kill, "the end of one tap"},
+	{MonitorRemoveRedirect, Monitor, Kill, "the removal of the traffic control of an interface"},
 	{MonitorExit, Monitor, Kill, "word of the exit code to the shim"},
 	{MonitorEnd, Monitor, Kill, "the monitor's end"},
 

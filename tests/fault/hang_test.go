@@ -88,9 +88,11 @@ func (h *hung) run(frozen bool) {
 	if h.point != failpoint.CreateRecord { // else there is nothing yet
 		h.quick("state", id)
 	}
-	if h.verb != "create" { // there is nothing to kill yet
-		if res := h.Do("kill", id, "KILL"); res.Code != 0 {
+	if h.point != failpoint.CreateRecord {
+		if res := h.Do("kill", id, "KILL"); res.Code != 0 { // it is not in a machine yet, or has ended
 			h.FailedWith(res, 1, "container not running")
+		} else if res.Took > limit {
+			h.Errorf("while %s hangs: %s", h.verb, res)
 		}
 	}
 	gone := make(chan *testenv.Result, 1)

@@ -29,7 +29,8 @@ func TestCovered(t *testing.T) {
 	for _, p := range []failpoint.Name{
 		failpoint.CreateLock, failpoint.CreateConsole, failpoint.MonitorUnplug, failpoint.KillForce, failpoint.CreateUndo,
 		failpoint.ExecForeground, failpoint.ExecPidFile, failpoint.CreateAdopt, failpoint.KillTerm, failpoint.KillSignal,
-		failpoint.MonitorMakeTemplate, failpoint.MonitorPlugDisks, failpoint.MonitorGrow, failpoint.MonitorTap,
+		failpoint.MonitorMakeTemplate, failpoint.MonitorPlugDisks, failpoint.MonitorGrow, failpoint.MonitorClearStale,
+		failpoint.CreateEvict, failpoint.KillCreating, failpoint.StartTell,
 	} {
 		m := &matrix{world: w, point: pointOf(t, p), fault: "nothing"}
 		m.live()
@@ -68,40 +69,6 @@ func (m *matrix) live() {
 	<-served
 }
 
-// special are points that an ordinary container's life does not come by.
-var special = map[failpoint.Name]func(*matrix){
-	failpoint.CreateJoin:     (*matrix).inPod,
-	failpoint.MonitorRemove:  (*matrix).inPod,
-	failpoint.MonitorUnplug:  (*matrix).inPod,
-	failpoint.CreateConsole:  func(m *matrix) { m.console = true },
-	failpoint.ShimConsole:    func(m *matrix) { m.console = true },
-	failpoint.CreateUndo:     func(m *matrix) { m.arms = append(m.arms, "create.hooks=error") },
-	failpoint.KillForce:      func(m *matrix) { m.frozen = true },
-	failpoint.KillSandbox:    func(m *matrix) { m.frozen = true },
-	failpoint.ExecForeground: func(m *matrix) { m.foreground = true },
-
-	failpoint.CreateAdopt:         func(m *matrix) { m.adopts = true },
-	failpoint.KillTerm:            func(m *matrix) { m.signal = "TERM" },
-	failpoint.KillSignal:          func(m *matrix) { m.signal = "CONT" },
-	failpoint.MonitorMakeTemplate: (*matrix).cold,
-	failpoint.MonitorSaveTemplate: (*matrix).cold,
-	failpoint.MonitorGrow:         (*matrix).large,
-	failpoint.MonitorPlugDisks:    (*matrix).withDisk,
-	failpoint.MonitorTap:          (*matrix).wired,
-	failpoint.MonitorPlugNIC:      (*matrix).wired,
-	failpoint.MonitorTellNetwork:  (*matrix).wired,
-}
-
-// mended are points of create whose failure it does without, or that are passed
-// beside it.
-var mended = map[failpoint.Name]bool{
-	failpoint.CreateAdopt:         true, // another machine is made
-	failpoint.MonitorMakeTemplate: true, // the machine boots
-	failpoint.MonitorSaveTemplate: true,
-	failpoint.MonitorWait:         true, // the container ends
-	failpoint.MonitorLeavePlace:   true, // the place ends with the machine
-}
-
 // matrix is one case: a point and what happens there.
 type matrix struct {
 	*world
@@ -113,6 +80,11 @@ type matrix struct {
 	frozen     bool // the monitor does not answer
 	foreground bool
 	adopts     bool   // an earlier create was killed
+	evicts     bool   // and was for another request
+	creating   bool   // create still runs when the verb comes, and then goes on
+	created    int    // its exit code
+	at         int    // which time at the point counts; 0 is every time
+	before     func() // what happens to an earlier life of the container
 	signal     string // for the kill
 	options    []testenv.Option
 	unchanged  func() error // says what is other than before
@@ -131,12 +103,9 @@ var always = map[string]bool{
 	"state.sync-folder/error": true, "monitor.create/file server": true, "monitor.remove/error": true,
 }
 
-// counts are what the whole matrix comes to.
-type counts struct{ cases, none, slowState, slowDelete int }
-
 func TestMatrix(t *testing.T) {
 	warm(t)
-	var n counts
+	n := counts{state: times{bound: time.Second}, delete: times{bound: 5 * time.Second}}
 	for i, p := range failpoint.Points {
 		for j, fault := range faults {
 			name := string(p.Name) + "/" + fault
@@ -150,8 +119,9 @@ func TestMatrix(t *testing.T) {
 			})
 		}
 	}
-	t.Logf("%d cases; in %d more there was no such process to kill; state took over 1 s in %d, delete --force over 5 s in %d",
-		n.cases, n.none, n.slowState, n.slowDelete)
+	t.Logf("%d cases, and %d in which there was no such process to kill", n.cases, n.none)
+	t.Logf("state: %s", &n.state)
+	t.Logf("delete --force: %s", &n.delete)
 }
 
 func (m *matrix) run(n *counts) {
@@ -238,7 +208,11 @@ func (m *matrix) arm() []string {
 	if action != "error" && action != "kill" {
 		action = m.gate.pause()
 	}
-	return append(m.arms, string(m.point.Name)+"="+action)
+	name := string(m.point.Name)
+	if m.at != 0 {
+		name += "@" + strconv.Itoa(m.at)
+	}
+	return append(m.arms, name+"="+action)
 }
 
 // forCommand is the world of the command whose verb the point belongs to,
@@ -298,10 +272,21 @@ func (m *matrix) create(w *world) *testenv.Result {
 // verb brings the container to where the point is passed.
 func (m *matrix) verb() {
 	m.Helper()
+	if m.before != nil {
+		m.before()
+	}
 	if m.adopts {
 		if res := m.create(m.armed("create.hooks=kill")); res.Code != 137 {
 			m.Fatal(res)
 		}
+	}
+	if m.evicts {
+		testenv.Args("sleep", "1001")(m.b.Spec)
+		m.b.Write(m.Env)
+	}
+	if m.creating {
+		m.duringCreate()
+		return
 	}
 	if m.point.Verb == failpoint.Create {
 		m.code = m.create(m.forCommand()).Code
@@ -340,24 +325,18 @@ func (m *matrix) check(n *counts) {
 		if m.code == 0 {
 			m.Error("create has succeeded")
 		}
-		if m.pod == "" {
+		if m.pod == "" && !m.evicts { // what is kept of an earlier create has its own time
 			m.isEmpty() // without anybody's help
 		}
 	}
 	begin := time.Now()
 	testenv.Eventually(m, limit, m.truth)
-	if took := time.Since(begin); took > time.Second {
-		n.slowState++
-		m.Logf("state was right after %s", took.Round(time.Millisecond))
-	}
+	n.state.add(m, time.Since(begin))
 	if m.Failed() {
 		m.Logf("processes: %s", testenv.Tree())
 	}
 
-	if res := m.OK("delete", "--force", m.id); res.Took > 5*time.Second {
-		n.slowDelete++
-		m.Logf("delete --force took %s", res.Took.Round(time.Millisecond))
-	}
+	n.delete.add(m, m.OK("delete", "--force", m.id).Took)
 	if m.pod == "" {
 		m.isEmpty()
 		m.isQuiet()
@@ -397,7 +376,7 @@ func (m *matrix) podLives() bool {
 func (m *matrix) truth() error {
 	res := m.Do("state", m.id)
 	if res.Code != 0 {
-		if m.point.Verb == failpoint.Create && m.code == 0 || m.point.Verb != failpoint.Create && m.point.Verb != failpoint.Delete {
+		if m.mustExist() {
 			return fmt.Errorf("the container is lost: %s", res)
 		}
 		return nil
@@ -424,6 +403,17 @@ func (m *matrix) truth() error {
 		return fmt.Errorf("in the middle of something: %s", res)
 	}
 	return nil
+}
+
+// mustExist reports whether there is a container, as far as its callers have been told.
+func (m *matrix) mustExist() bool {
+	switch {
+	case m.creating:
+		return m.created == 0
+	case m.point.Verb == failpoint.Create:
+		return m.code == 0
+	}
+	return m.point.Verb != failpoint.Delete
 }
 
 func (m *matrix) readIf(path string) string {

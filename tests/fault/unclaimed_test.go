@@ -123,6 +123,24 @@ func TestUnclaimed(t *testing.T) {
 		u.Equal("output", c.Stdout(), "other\n")
 		c.Delete()
 	})
+	t.Run("another network namespace at the same path", func(t *testing.T) {
+		w := newWorld(t)
+		path := w.Write("netns", "")
+		bind := func() {
+			if err := unix.Mount(w.netns(), path, "", unix.MS_BIND, ""); err != nil {
+				t.Fatal(err)
+			}
+			w.Cleanup(func() {
+				if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		bind()
+		u := w.unclaimed("create.hooks", testenv.NetworkNamespace(path))
+		bind()
+		u.again(false)
+	})
 	t.Run("delete", func(t *testing.T) {
 		u := newWorld(t).unclaimed("create.hooks")
 		u.OK("delete", "--force", u.id)

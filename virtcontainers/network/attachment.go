@@ -240,12 +240,15 @@ func (a *Attachment) connect(ctx context.Context, h *netlink.Handle, i *netInter
 	default:
 		t, err = connectTap(h, i, a.opts.Queues)
 	}
-	if err != nil || !a.opts.Vhost || CheckVhost() != nil {
+	if err != nil || !a.opts.Vhost {
 		return t, err
 	}
 	// The device's owner may have changed its mind, but a host that is out of
 	// files or memory is an error.
-	if t.vhost, err = openVhosts(vhostNet, a.opts.Queues); err != nil {
+	if err = failpoint.Here(failpoint.MonitorVhost); err == nil && CheckVhost() == nil {
+		t.vhost, err = openVhosts(vhostNet, a.opts.Queues)
+	}
+	if err != nil {
 		return nil, errors.Join(err, t.remove(h), removeRedirect(h, i.index))
 	}
 	return t, nil
@@ -312,9 +315,9 @@ func (e *endpoint) plug(ctx context.Context, vm Machine) error {
 }
 
 func (e *endpoint) disconnect(h *netlink.Handle) error {
-	err := e.tap.remove(h)
+	err := errors.Join(failpoint.Here(failpoint.MonitorRemoveTap), e.tap.remove(h))
 	if e.tap.home == nil {
-		err = errors.Join(err, removeRedirect(h, e.index))
+		err = errors.Join(err, failpoint.Here(failpoint.MonitorRemoveRedirect), removeRedirect(h, e.index))
 	}
 	return err
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // filterPriority tells our filters from those of others ("vc").
@@ -41,8 +43,14 @@ func connectTap(h *netlink.Handle, i *netInterface, queues int) (*tap, error) {
 
 // redirect hands what comes in on one interface out on another one.
 func redirect(h *netlink.Handle, from, to int) error {
+	if err := failpoint.Here(failpoint.MonitorQdisc); err != nil {
+		return err
+	}
 	if err := h.QdiscAdd(ingress(from)); err != nil {
 		return fmt.Errorf("add an ingress qdisc: %w", err)
+	}
+	if err := failpoint.Here(failpoint.MonitorFilter); err != nil {
+		return err
 	}
 	err := h.FilterAdd(&netlink.U32{ // without a selector it matches everything
 		FilterAttrs: netlink.FilterAttrs{
@@ -94,6 +102,9 @@ func clearStale(h *netlink.Handle, index int) error {
 		if _, err := h.LinkByIndex(target); target != 0 && err == nil {
 			return fmt.Errorf("%w: it is connected to another virtual machine", ErrBusy)
 		}
+	}
+	if err := failpoint.Here(failpoint.MonitorClearStale); err != nil {
+		return err
 	}
 	return removeRedirect(h, index)
 }

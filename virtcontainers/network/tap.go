@@ -9,6 +9,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 )
 
 // tapPrefix begins the names of our taps; the kernel adds a number.
@@ -46,6 +48,9 @@ func openTap(h *netlink.Handle, queues int) (*tap, error) {
 // addQueue makes the device and then further queues of it (Linux:
 // Documentation/networking/tuntap.rst).
 func (t *tap) addQueue(multi bool) error {
+	if err := failpoint.Here(failpoint.MonitorOpenTap); err != nil {
+		return err
+	}
 	// Not os.OpenFile, which would have the runtime poll it.
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -77,6 +82,9 @@ func setFlags(f *os.File, name string, multi bool) (given string, err error) {
 // bringUp makes the tap carry packets of up to mtu bytes. It gets no address of
 // its own, with which it would speak to the guest.
 func (t *tap) bringUp(h *netlink.Handle, mtu int) error {
+	if err := failpoint.Here(failpoint.MonitorTapUp); err != nil {
+		return err
+	}
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: t.index, Name: t.name}}
 	if err := noAutoAddress(t.index); err != nil {
 		return fmt.Errorf("tap %s: turn off generated addresses: %w", t.name, err)

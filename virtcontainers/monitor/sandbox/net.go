@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
@@ -90,6 +91,9 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 func (a *attachment) resolve(ctx context.Context, guest Guest, shim int) error {
 	if a.resolver != nil {
 		return nil
+	}
+	if err := failpoint.Here(failpoint.MonitorResolver); err != nil {
+		return err
 	}
 	ns, err := openNamespace(shim)
 	if err != nil {
@@ -186,11 +190,15 @@ func (a *attachment) logEndpoints() {
 // forward has connections to the namespace's localhost reach the guest. A
 // container runs without that, too.
 func (a *attachment) forward(ns *os.File, guest Guest) {
-	f, err := network.Forward(ns, func(ctx context.Context, port uint16) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, a.limit)
-		defer cancel()
-		return guest.Forward(ctx, port)
-	})
+	var f *network.Forwarder
+	err := failpoint.Here(failpoint.MonitorForward)
+	if err == nil {
+		f, err = network.Forward(ns, func(ctx context.Context, port uint16) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, a.limit)
+			defer cancel()
+			return guest.Forward(ctx, port)
+		})
+	}
 	if err != nil {
 		a.log.WithError(err).Warn("no port forwarding from localhost")
 		return

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -36,6 +37,9 @@ func (s *Sandbox) awaitReady(ctx context.Context, conn *monitor.Conn, req *monit
 		case <-ctx.Done():
 		}
 	}()
+	if err := failpoint.Here(failpoint.MonitorReady); err != nil {
+		return err
+	}
 	_, err = m.Guest.WaitReady(ctx, &api.ContainerRequest{Container: c.id})
 	if ctx.Err() != nil && err != nil {
 		return fmt.Errorf("container %s has ended: %w", c.id, unix.ESRCH)

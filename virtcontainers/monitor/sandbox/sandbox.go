@@ -251,6 +251,9 @@ func (s *Sandbox) record(change func(*state.Sandbox)) error {
 
 // ready waits for the boot and gives its result.
 func (s *Sandbox) ready(ctx context.Context) (*Machine, error) {
+	if err := failpoint.Here(failpoint.MonitorAwaitMachine); err != nil {
+		return nil, err
+	}
 	select {
 	case <-s.booted:
 		return s.machine, s.bootErr

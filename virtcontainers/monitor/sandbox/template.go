@@ -112,6 +112,9 @@ func (b *booting) answers(ctx context.Context, m *Machine) error {
 	hurry := b.patience(b.cloneLimit(), "the clone, for an answer")
 	ctx, cancel := hurry.watch(ctx)
 	defer cancel()
+	if err := failpoint.Here(failpoint.MonitorAnswers); err != nil {
+		return err
+	}
 	_, err := m.Guest.Spans(ctx, &api.SpansRequest{After: math.MaxUint64})
 	var answer *api.GuestError
 	if err == nil || errors.As(err, &answer) {
@@ -159,7 +162,10 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 	}
 	b.vm.Store(&vm)
 	var hello api.Hello
-	if err := readHello(ctx, vm, &hello); err != nil {
+	if err = failpoint.Here(failpoint.MonitorGreetTemplate); err == nil {
+		err = readHello(ctx, vm, &hello)
+	}
+	if err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
 	err = checkClock(time.Duration(hello.UptimeMs)*time.Millisecond, time.Since(begun))
@@ -282,6 +288,9 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 		}
 	}()
 	defer trace.Begin(ctx, trace.Phase, "greet the agent").End()
+	if err := failpoint.Here(failpoint.MonitorGreet); err != nil {
+		return nil, bootFailure(ctx, vm, err)
+	}
 	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: b.imageID, Hello: hello, Vsock: b.vsock(vm)})
 	if err == nil {
 		if err = failpoint.Here(failpoint.MonitorBooted); err != nil {

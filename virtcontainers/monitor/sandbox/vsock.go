@@ -8,6 +8,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/client"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 )
 
@@ -17,7 +18,9 @@ func chooseChannel(channel config.Channel, vm *hypervisor.Config, check func() e
 	if channel == config.ChannelSerial {
 		return nil, nil
 	}
-	err = check()
+	if err = failpoint.Here(failpoint.MonitorCheckVsock); err == nil {
+		err = check()
+	}
 	vm.Vsock = err == nil
 	switch {
 	case err == nil:
