@@ -210,11 +210,11 @@ func (r *Runtime) reap(ctx context.Context, id string) error {
 }
 
 // expired reports whether what is kept under the id is to go. A record that
-// cannot be read is nobody's.
+// cannot be read is nobody's, but for that of a later version of the runtime.
 func (r *Runtime) expired(id string) bool {
 	u, err := r.Store.Unclaimed(id)
 	if err != nil {
-		return !errors.Is(err, state.ErrNotExist)
+		return !errors.Is(err, state.ErrNotExist) && !errors.Is(err, state.ErrFutureVersion)
 	}
 	boot, bootErr := state.BootID()
 	since, err := state.SinceBoot()

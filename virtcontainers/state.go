@@ -56,16 +56,20 @@ func (r *Runtime) record(id string) (*state.Container, error) {
 // Nor does it exist where its create was killed before it could claim it.
 func (r *Runtime) derive(rec *state.Container) (lifecycle.Status, bool) {
 	creating := rec.Creator.Alive()
-	if rec.Status == lifecycle.Created && !creating {
-		if _, err := r.Store.Unclaimed(rec.ID); err == nil {
-			return "", false
-		}
+	if rec.Status == lifecycle.Created && !creating && r.unclaimed(rec.ID) {
+		return "", false
 	}
 	return lifecycle.Derive(r.recorded(rec), lifecycle.Liveness{
 		Creator: creating,
 		Shim:    rec.Shim.Alive(),
 		Monitor: r.monitorAlive(rec.Sandbox),
 	})
+}
+
+// unclaimed reports whether there is a record that says so, be it damaged.
+func (r *Runtime) unclaimed(id string) bool {
+	_, err := r.Store.Unclaimed(id)
+	return err == nil || errors.Is(err, state.ErrCorrupt) || errors.Is(err, state.ErrFutureVersion)
 }
 
 // recorded is how far the container has come: a start that was killed before

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
 
@@ -85,6 +86,32 @@ func TestDoctor(t *testing.T) {
 	}
 	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDoctorDuringCreate has doctor come while a create is on its way, and not even
+// all of it is recorded.
+func TestDoctorDuringCreate(t *testing.T) {
+	warm(t)
+	for i, point := range []failpoint.Name{
+		failpoint.CreateRecordSandbox, failpoint.CreateBriefMonitor, failpoint.CreateBriefShim, failpoint.MonitorRecordVM,
+		failpoint.ShimCreate, failpoint.CreateClaim,
+	} {
+		if !everything() && i%2 != 0 {
+			continue
+		}
+		w := newWorld(t)
+		b, id := w.Bundle(testenv.Args("sleep", "1000")), w.ID()
+		res := w.held(point, []string{"create", "--bundle", b.Dir, id}, func() {
+			if found := w.doctor("--fix"); len(found) != 0 {
+				t.Errorf("%s: %v", point, found)
+			}
+		})
+		if res.Code != 0 {
+			t.Errorf("%s: %s", point, res)
+		}
+		w.OK("start", id)
+		w.OK("delete", "--force", id)
 	}
 }
 

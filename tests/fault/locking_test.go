@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
 
 // TestLockOrder takes containers and a pod through their lives, and compares the
@@ -19,6 +20,7 @@ func TestLockOrder(t *testing.T) {
 		m := &matrix{world: w, point: pointOf(t, p), fault: "nothing"}
 		m.live()
 	}
+	takers := takersOf(w.Read(w.trace))
 	held := make(map[string][]string) // by pid
 	taken := make(map[string]bool)
 	for line := range strings.Lines(w.Read(w.trace)) {
@@ -38,6 +40,9 @@ func TestLockOrder(t *testing.T) {
 			continue
 		}
 		taken[lock] = true
+		if (takers[pid] == failpoint.Monitor) != (lock == "lock") || takers[pid] == failpoint.Shim {
+			t.Errorf("a %s takes %s", takers[pid], lock)
+		}
 		for _, h := range held[pid] {
 			if slices.Index(order, h) >= rank {
 				t.Errorf("process %s takes %s while it holds %s", pid, lock, h)
@@ -50,6 +55,46 @@ func TestLockOrder(t *testing.T) {
 			t.Errorf("nobody has taken %s", lock)
 		}
 	}
+}
+
+// takersOf says which program each process is, by the points that it has passed.
+func takersOf(trace string) map[string]failpoint.Process {
+	takers := make(map[string]failpoint.Process)
+	for line := range strings.Lines(trace) {
+		f := strings.Fields(line)
+		for _, p := range failpoint.Points {
+			if len(f) == 3 && f[1] == "point" && f[2] == string(p.Name) && p.Process != failpoint.Any {
+				takers[f[0]] = p.Process
+			}
+		}
+	}
+	return takers
+}
+
+// TestLockFree runs the commands that take no lock, as the document says: they get
+// through whoever hangs with one.
+func TestLockFree(t *testing.T) {
+	w := newWorld(t)
+	w.NeedVM()
+	c := w.Started(nil, testenv.Args("sleep", "1000"))
+	trace := w.Path("trace-of-the-others")
+	e := *w.Env
+	e.Vars = []string{"VC_FAILPOINTS_TRACE=" + trace}
+	other := &world{Env: &e, trace: trace}
+	for _, args := range [][]string{
+		{"state", c.ID}, {"list"}, {"exec", c.ID, "true"}, {"kill", c.ID, "CONT"}, {"kill", c.ID, "KILL"}, {"state", c.ID},
+	} {
+		other.OK(args...)
+	}
+	for line := range strings.Lines(other.Read(trace)) {
+		if strings.Contains(line, " take ") {
+			t.Errorf("a lock was taken: %s", line)
+		}
+	}
+	if !other.passed(string(failpoint.KillAsk)) {
+		t.Error("there is no trace of the commands")
+	}
+	c.Delete()
 }
 
 // documented reads the names of the locks, in their order, out of the table.

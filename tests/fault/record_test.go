@@ -48,6 +48,13 @@ func TestDamagedRecord(t *testing.T) {
 				if res := w.OK("list", "--quiet"); !strings.Contains(res.Stdout, other.ID) {
 					t.Errorf("another container is not listed: %s", res)
 				}
+				if which == "sandbox" {
+					w.IsStatus(c.ID, "running")
+					if found := w.doctor("--fix"); len(found) != 1 || found[0].Name != path || found[0].Fixed {
+						t.Errorf("doctor has found %v, expected the record, and nothing to do", found)
+					}
+					w.OK("exec", c.ID, "true")
+				}
 				w.OK("delete", "--force", c.ID)
 				w.IsStatus(other.ID, "created")
 				other.DeleteForced()

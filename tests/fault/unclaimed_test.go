@@ -169,6 +169,23 @@ func TestUnclaimed(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("a damaged record", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.claim") // the container's says created
+		u.replace(filepath.Join(u.Root, "unclaimed", u.id, "unclaimed.json"), "{")
+		u.isInvisible()
+		u.OK("list") // and it goes
+		u.isEmpty()
+		u.again(false)
+	})
+	t.Run("doctor", func(t *testing.T) {
+		u := newWorld(t).unclaimed("create.hooks")
+		for _, o := range u.doctor("--fix") {
+			if o.Kind != "lock" { // of the create that was killed
+				t.Errorf("what is kept for its request is an orphan: %v", o)
+			}
+		}
+		u.again(true)
+	})
 	t.Run("the machine has died", func(t *testing.T) {
 		u := newWorld(t).unclaimed("create.hooks")
 		u.Signal(u.vm, unix.SIGKILL)
