@@ -184,6 +184,7 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 		p.share.Binds = append(p.share.Binds, share.Bind{
 			Source: bind.Source, Destination: bind.Destination, Recursive: bind.Recursive,
 			ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
+			Private: bind.Propagation == oci.Private || bind.Propagation == oci.Unbindable,
 		})
 	}
 	p.key = r.key(p)

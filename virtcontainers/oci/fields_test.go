@@ -228,7 +228,8 @@ decides, not its type. A missing source is an error. In the guest:
 | a socket or pipe | its name, but it leads nowhere |
 | anything else | shared |
 
-Mounts made in the guest never reach the host, whatever the propagation. A read-only bind mount is read-only in the guest
+Mounts made in the guest never reach the host, whatever the propagation. What the host mounts below a source later is
+in the guest, unless the bind mount is private or unbindable. A read-only bind mount is read-only in the guest
 with all that is below it.
 
 Types other than bind, and their options beside the flags of mount(8):

@@ -59,7 +59,8 @@ type Bind struct {
 	// below the source too.
 	ReadOnly, RecursiveReadOnly bool
 	// Propagation is what the bundle asks for. Mounts made in the guest never
-	// reach the host, so that Shared can be no more than Slave.
+	// reach the host, so that Shared can be no more than Slave. What the host
+	// mounts below the source later is there with those two alone.
 	Propagation Propagation
 }
 

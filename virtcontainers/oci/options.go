@@ -47,9 +47,10 @@ var mountRefused = map[string]string{
 var labels = set("context", "fscontext", "defcontext", "rootcontext", "seclabel")
 
 // readOptions reads a mount's options; later ones win. What is unknown is an
-// error, but for bind mounts, where runc ignores it too.
+// error, but for bind mounts, where runc ignores it too. What says nothing of
+// propagation is a slave, as all that runc mounts.
 func (r *report) readOptions(options []string, field string, fsys filesystem) (mountOptions, error) {
-	o := mountOptions{propagation: Private}
+	o := mountOptions{propagation: Slave}
 	for i, opt := range options {
 		at := fmt.Sprintf("%s.options[%d]", field, i)
 		flag, isFlag := mountFlags[opt]

@@ -50,6 +50,10 @@ type Bind struct {
 	// RecursiveReadOnly the mounts below it as well.
 	ReadOnly          bool `json:"readOnly,omitempty"`
 	RecursiveReadOnly bool `json:"recursiveReadOnly,omitempty"`
+	// Private leaves out what the host mounts below the source later. That would be
+	// held by the server from when the guest has seen it: the host could not unmount
+	// it as long as the container lives.
+	Private bool `json:"private,omitempty"`
 }
 
 // Server is a running file server.
@@ -284,8 +288,8 @@ func stage(cfg *Config, dir string) error {
 }
 
 // openTree gives a detached copy of the mount tree at the source. What the
-// host mounts or unmounts below it later is followed (slave), what happens in
-// the copy never reaches the host.
+// host mounts or unmounts below it later is followed (slave), unless it is to be
+// private; what happens in the copy never reaches the host.
 func openTree(b Bind) (int, error) {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
 	if b.Recursive {
@@ -299,9 +303,12 @@ func openTree(b Bind) (int, error) {
 		return -1, fmt.Errorf("share %s: %w", b.Source, err)
 	}
 	attr := unix.MountAttr{Propagation: unix.MS_SLAVE}
+	if b.Private {
+		attr.Propagation = unix.MS_PRIVATE
+	}
 	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("share %s: make it a slave: %w", b.Source, err)
+		return -1, fmt.Errorf("share %s: set its propagation: %w", b.Source, err)
 	}
 	if b.ReadOnly || b.RecursiveReadOnly {
 		flags := uint(unix.AT_EMPTY_PATH)
