@@ -24,7 +24,7 @@ UNIT_TESTS  = $(shell $(GO) list ./... | grep -vE '/(tests|agent/vmtest)(/|$$)')
 
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
-.PHONY: e2e-crio all build agent guest guest-kernel debian deps unit fault mutate integration test-vsock test-systemd test-power test check compare conformance fuzz demo bench install clean distclean help FORCE
+.PHONY: e2e-crio all build agent guest guest-kernel debian deps unit fault mutate integration test-streams test-vsock test-systemd test-power test check compare conformance fuzz demo bench install clean distclean help FORCE
 
 all: build guest ## the runtime and the guest image
 
@@ -79,6 +79,9 @@ mutate: build guest ## each protection taken out in turn: a named test must fail
 
 integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
 	VC_TEST_GUEST=$(abspath $(GUEST_IMAGE)) VC_GUEST_DIR=$(abspath $(GUEST_IMAGE)) $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
+
+test-streams: build guest ## 10 MB each way 1,000 times, 1,000 last words, 200 execs at once: an hour or so (needs root and `make deps`)
+	VC_STREAMS=1000 VC_TAILS=1000 VC_EXECS=200 $(GO) test -count=1 -v -timeout 6h -run '^(TestBulk|TestContainerStreams|TestNoLostTail|TestManyExecs)$$' ./tests/integration
 
 test-vsock: build guest ## tests with vsock, in an emulated host of their own: many minutes (needs root and `make deps`)
 	VC_TEST_VSOCK=$(or $(VC_TEST_VSOCK),.) CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 200m -run '^TestVsock$$' ./tests/vsock

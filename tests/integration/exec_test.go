@@ -242,6 +242,18 @@ func ps(e *testenv.Env, c *testenv.Container) {
 	if res.Stderr != "" {
 		e.Errorf("ps is not silent: %s", res)
 	}
+	// The table is what ps(1) of the host says of those processes, and of no others.
+	slices.Sort(pids)
+	var listed []int
+	for _, line := range strings.Split(strings.TrimSpace(e.OK("ps", c.ID, "-o", "pid,args").Stdout), "\n")[1:] {
+		n, err := strconv.Atoi(strings.Fields(line)[0])
+		if err != nil {
+			e.Errorf("a line of ps: %q", line)
+		}
+		listed = append(listed, n)
+	}
+	slices.Sort(listed)
+	e.Equal("pids in the table", listed, pids)
 	e.Signal(pid, unix.SIGKILL)
 	e.Await(pid, sluggish)
 }

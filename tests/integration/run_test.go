@@ -57,10 +57,14 @@ func TestRunTerminal(t *testing.T) {
 	console, pid := e.Command(100, 30, "run", "--bundle", b.Dir, e.ID())
 	defer console.Close()
 	console.Expect("30 100\nterminal\n")
+	console.AwaitRaw()
 	console.Resize(77, 33)
 	console.Expect("33 77\n")
 	console.Type("quit\n")
 	e.Equal("exit code", e.Await(pid, exitLimit), 6)
+	if s := console.Settings(); s.Lflag&unix.ICANON == 0 || s.Oflag&unix.OPOST == 0 || s.Lflag&unix.ECHO == 0 {
+		t.Errorf("the terminal was left raw: %+v", s)
+	}
 }
 
 // TestExecTerminal is kubectl's exec: in the foreground, at a terminal.

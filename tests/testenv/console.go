@@ -181,22 +181,28 @@ func (c *Console) Expect(text string) {
 // AwaitRaw waits until the program at the terminal has made it raw.
 func (c *Console) AwaitRaw() {
 	c.e.Helper()
-	rc, err := c.master.SyscallConn()
-	if err != nil {
-		c.e.Fatal(err)
-	}
 	Eventually(c.e, DefaultTimeout, func() error {
-		var settings *unix.Termios
-		var get error
-		err := rc.Control(func(fd uintptr) { settings, get = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
-		if err := errors.Join(err, get); err != nil {
-			return err
-		}
-		if settings.Lflag&unix.ICANON != 0 {
+		if c.Settings().Lflag&unix.ICANON != 0 {
 			return errors.New("the terminal is not raw, which shows: " + c.Output())
 		}
 		return nil
 	})
+}
+
+// Settings are the terminal's.
+func (c *Console) Settings() unix.Termios {
+	c.e.Helper()
+	rc, err := c.master.SyscallConn()
+	if err != nil {
+		c.e.Fatal(err)
+	}
+	var settings *unix.Termios
+	var get error
+	err = rc.Control(func(fd uintptr) { settings, get = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
+	if err := errors.Join(err, get); err != nil {
+		c.e.Fatal(err)
+	}
+	return *settings
 }
 
 // Type writes into the terminal.
