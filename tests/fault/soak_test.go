@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -22,7 +23,8 @@ func TestSoak(t *testing.T) {
 	warm(t)
 	lives, seed := number(t, "VC_SOAK", 4), number(t, "VC_SEED", 1)
 	w := newWorld(t)
-	early := min(lives/2, 20) // what grows from then on grows for ever
+	resident := w.Started(nil, testenv.Args("sleep", "1000")) // lives through all of it
+	early := min(lives/2, 20)                                 // what grows from then on grows for ever
 	var before growth
 	jobs := make(chan int)
 	var wg sync.WaitGroup
@@ -30,12 +32,15 @@ func TestSoak(t *testing.T) {
 		wg.Go(func() {
 			for n := range jobs {
 				w.life(rand.New(rand.NewPCG(uint64(seed), uint64(n))))
+				if res := w.Do("exec", resident.ID, "true"); res.Code != 0 {
+					t.Error(res)
+				}
 			}
 		})
 	}
 	for n := range lives {
 		if n == early {
-			before = w.growth()
+			before = w.growth(resident)
 		}
 		jobs <- n
 	}
@@ -43,20 +48,44 @@ func TestSoak(t *testing.T) {
 	wg.Wait()
 	// newWorld compares what there is with before: processes, mounts, descriptors,
 	// cgroups, files. That of the state and the cache is not in it.
-	after := w.growth()
+	after := w.growth(resident)
+	resident.DeleteForced()
 	t.Logf("%d lives; after %d of them: %+v; at the end: %+v", lives, early, before, after)
 	if after.Cache > before.Cache+4 { // tickets of those that were being killed
 		t.Errorf("the cache has grown from %d files to %d", before.Cache, after.Cache)
 	}
+	const running = 4 * 10 // what four execs have open while they run
+	if after.Files > before.Files+running {
+		t.Errorf("monitor and shim of a container that has lived all the time had %d files open, and have %d now", before.Files, after.Files)
+	}
+	const heap = 16 << 10 // kB: one that has been larger is given back slowly
+	if after.Memory > before.Memory+heap {
+		t.Errorf("monitor and shim of a container that has lived all the time took %d kB, and take %d now", before.Memory, after.Memory)
+	}
 }
 
-// growth is what many lives might leave: files of the cache; and in kB of
-// /proc/meminfo, for the log, what the host's kernel and files in memory take.
-type growth struct{ Cache, Slab, Shmem int }
+// growth is what many lives might leave: files of the cache; files that monitor and
+// shim of a container have open which lives through all of it, and the kB of memory
+// that they have to themselves; and in kB of /proc/meminfo, for the log, what the
+// host's kernel and files in memory take.
+type growth struct{ Cache, Files, Memory, Slab, Shmem int }
 
-func (w *world) growth() growth {
+func (w *world) growth(resident *testenv.Container) growth {
 	w.Helper()
 	var g growth
+	for _, pid := range []int{w.SandboxPids(resident.ID).Monitor, resident.Pid} {
+		open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			w.Error(err)
+		}
+		g.Files += len(open)
+		for line := range strings.Lines(w.Read(fmt.Sprintf("/proc/%d/status", pid))) {
+			if f := strings.Fields(line); f[0] == "RssAnon:" {
+				n, _ := strconv.Atoi(f[1])
+				g.Memory += n
+			}
+		}
+	}
 	filepath.WalkDir(filepath.Join(suite.Dir, "cache"), func(string, fs.DirEntry, error) error { g.Cache++; return nil })
 	for line := range strings.Lines(w.Read("/proc/meminfo")) {
 		f := strings.Fields(line)

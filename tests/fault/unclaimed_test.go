@@ -170,7 +170,9 @@ func TestUnclaimed(t *testing.T) {
 		}
 	})
 	t.Run("a damaged record", func(t *testing.T) {
-		u := newWorld(t).unclaimed("create.claim") // the container's says created
+		u := newWorld(t).unclaimed("create.claim")          // the container's says created
+		u.Signal(u.SandboxPids(u.id).Monitor, unix.SIGKILL) // else it may write it anew
+		testenv.Eventually(u, limit, u.quiet)
 		u.replace(filepath.Join(u.Root, "unclaimed", u.id, "unclaimed.json"), "{")
 		u.isInvisible()
 		u.OK("list") // and it goes
