@@ -70,9 +70,9 @@ build/debian/usr/bin/python3:
 unit: ## unit tests, with the race detector; no root, no virtual machine
 	$(GO) test -race $(UNIT_TESTS)
 
-fault: build guest ## every failpoint with every fault: most of an hour (needs root and `make deps`)
+fault: build guest ## every failpoint with every fault, and 500 lives with something killed in each: an hour or more (needs root and `make deps`)
 	$(GO) test ./state/failpoint -tags failpoints
-	VC_FAULTS=all $(GO) test -count=1 -v -timeout 3h ./tests/fault
+	VC_FAULTS=all VC_SOAK=$(or $(VC_SOAK),500) $(GO) test -count=1 -v -timeout 3h ./tests/fault
 
 mutate: build guest ## each protection taken out in turn: a named test must fail (needs root and `make deps`)
 	$(GO) run ./hack/mutate $(if $(RUN),-run '$(RUN)')
