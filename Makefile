@@ -80,8 +80,8 @@ mutate: build guest ## each protection taken out in turn: a named test must fail
 integration: build guest debian ## tests with virtual machines (needs root and `make deps`)
 	VC_TEST_GUEST=$(abspath $(GUEST_IMAGE)) VC_GUEST_DIR=$(abspath $(GUEST_IMAGE)) $(GO) test -count=1 -p 1 -timeout 60m $(VM_TESTS)
 
-test-streams: build guest ## 10 MB each way 1,000 times, 1,000 last words, 200 execs at once: an hour or so (needs root and `make deps`)
-	VC_STREAMS=1000 VC_TAILS=1000 VC_EXECS=200 $(GO) test -count=1 -v -timeout 6h -run '^(TestBulk|TestContainerStreams|TestNoLostTail|TestManyExecs)$$' ./tests/integration
+test-streams: build guest ## 10 MB each way 1,000 times, 1,000 last words, 200 execs at once in a created and in a running container: an hour or so (needs root and `make deps`)
+	VC_STREAMS=1000 VC_TAILS=1000 VC_EXECS=400 $(GO) test -count=1 -v -timeout 6h -run '^(TestBulk|TestContainerStreams|TestNoLostTail|TestManyExecs)$$' ./tests/integration
 
 test-vsock: build guest ## tests with vsock, in an emulated host of their own: many minutes (needs root and `make deps`)
 	VC_TEST_VSOCK=$(or $(VC_TEST_VSOCK),.) CGO_ENABLED=0 $(GO) test -count=1 -v -timeout 200m -run '^TestVsock$$' ./tests/vsock
