@@ -57,16 +57,25 @@ func (s *Sandbox) dump(w io.Writer) {
 	fmt.Fprintf(w, "%s\n%s\n", s.dumpGuest(), dumpEnd)
 }
 
-// dumpContainers says how far each container has come.
+// dumpContainers says how far each container and its processes have come.
 func (s *Sandbox) dumpContainers() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var b strings.Builder
 	for id, c := range s.containers {
-		fmt.Fprintf(&b, "container %s: shim %d; process ended: %t; output flushed: %t; killed: %t; shim's connection ended: %t; shim ended: %t; released: %t\n",
-			id, c.shim.Pid, isClosed(c.init.ended), isClosed(c.init.flushed), c.isKilled(), isClosed(c.init.controlEnded), isClosed(c.shimGone), isClosed(c.released))
+		fmt.Fprintf(&b, "container %s: shim %d; %s; killed: %t; shim ended: %t; released: %t\n",
+			id, c.shim.Pid, c.init.dump(), c.isKilled(), isClosed(c.shimGone), isClosed(c.released))
+		c.mu.Lock()
+		for name, p := range c.execs {
+			fmt.Fprintf(&b, "exec %s in %s: %s\n", name, id, p.dump())
+		}
+		c.mu.Unlock()
 	}
 	return b.String()
+}
+
+func (p *process) dump() string {
+	return fmt.Sprintf("process ended: %t; output flushed: %t; shim's connection ended: %t", isClosed(p.ended), isClosed(p.flushed), isClosed(p.controlEnded))
 }
 
 // dumpGuest gives what the guest's console and its agent say.
