@@ -46,7 +46,7 @@ var mutants = []mutant{
 	{"the machine dies with its monitor (PDEATHSIG)", "hypervisor/qemu/process.go", []change{
 		{"		Pdeathsig:  syscall.SIGKILL,\n", ""},
 	}, "./hypervisor/qemu", "TestStartGivesQEMUNothingElse"},
-	{"everything is given back before the exit is told", sandboxDir + "container.go", []change{
+	{"everything is given back before the exit is told", sandboxDir + "end.go", []change{
 		{"	step(\"release\", c.release)\n", ""},
 		{"	step(\"wait for the shim\", c.waitShim)\n", "	step(\"wait for the shim\", c.waitShim)\n	step(\"release\", c.release)\n"},
 	}, sandboxPkg, "TestTeardownBeforeExit"},
@@ -77,10 +77,10 @@ var mutants = []mutant{
 	{"a machine that dies is never exit code 0", sandboxDir + "process.go", []change{
 		{"			p.exit.Code = exitVMDied\n", ""},
 	}, sandboxPkg, "TestDeathOfVMIsExit137"},
-	{"KILL overtakes a TERM that waits", sandboxDir + "container.go", []change{
+	{"KILL overtakes a TERM that waits", sandboxDir + "end.go", []change{
 		{"	case <-c.released:\n		return nil\n	case <-c.killed: // a KILL has overtaken\n", "	case <-make(chan struct{}):\n"},
 	}, sandboxPkg, "TestKillPreemptsTerm"},
-	{"KILL needs no answer from the guest", sandboxDir + "container.go", []change{
+	{"KILL needs no answer from the guest", sandboxDir + "end.go", []change{
 		{"			case <-ctx.Done():\n				err = fmt.Errorf(\"killed processes", "			case <-make(chan struct{}):\n				err = fmt.Errorf(\"killed processes"},
 		{"		err := c.signal(ctx, \"\", unix.SIGKILL, true)", "		err := c.signal(context.WithoutCancel(ctx), \"\", unix.SIGKILL, true)"},
 	}, sandboxPkg, "TestKillNeedsNoAnswerFromGuest"},
