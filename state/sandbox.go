@@ -55,7 +55,7 @@ func (s *Store) Sandbox(id string) (*Sandbox, error) {
 	sb := &Sandbox{}
 	err := s.load(sandboxesDir, id, sandboxRecord, sandboxVersion, sb)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, noSandboxError{id}
+		return s.claimed(id)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the state of sandbox %s: %w", id, err)
@@ -71,6 +71,19 @@ func (s *Store) Sandbox(id string) (*Sandbox, error) {
 		sb.Monitor, sb.VM = Process{}, Process{}
 	}
 	return sb, nil
+}
+
+// claimed is the sandbox that has claimed a spare, and has no record of its own
+// yet.
+func (s *Store) claimed(id string) (*Sandbox, error) {
+	sp, err := s.spareIn(sandboxesDir, id)
+	if errors.Is(err, ErrNotExist) {
+		return nil, noSandboxError{id}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Sandbox{Version: sandboxVersion, ID: id, Monitor: sp.Monitor, VM: sp.VM, BootID: sp.BootID, Created: sp.Created, Cgroup: sp.Cgroup}, nil
 }
 
 // SaveSandbox writes the record of a sandbox: first the create that spawns
@@ -106,20 +119,23 @@ func (s *Store) RemoveSandbox(id string) error {
 	if held {
 		return fmt.Errorf("remove the state of sandbox %s: %w", id, ErrHeld)
 	}
-	err = s.remove(sandboxesDir, id, sandboxRecord, func(e fs.DirEntry) bool {
-		name := e.Name()
-		switch {
-		case e.Type().IsRegular():
-			return name == sandboxLock || name == "monitor.log" || isTemp(name, sandboxRecord)
-		case e.Type() == fs.ModeSocket:
-			return strings.HasSuffix(name, ".sock")
-		}
-		return false
-	})
+	err = s.remove(sandboxesDir, id, sandboxRecord, ofMonitor)
 	if err != nil {
 		return fmt.Errorf("remove the state of sandbox %s: %w", id, err)
 	}
 	return nil
+}
+
+// ofMonitor reports whether a file in the folder of a sandbox or a spare is ours.
+func ofMonitor(e fs.DirEntry) bool {
+	name := e.Name()
+	switch {
+	case e.Type().IsRegular():
+		return name == sandboxLock || name == "monitor.log" || name == spareRecord || isTemp(name, sandboxRecord) || isTemp(name, spareRecord)
+	case e.Type() == fs.ModeSocket:
+		return strings.HasSuffix(name, ".sock")
+	}
+	return false
 }
 
 // Sandboxes lists the ids of sandboxes that have a folder, sorted. The folder
@@ -166,15 +182,15 @@ func (s *Store) HoldSandbox(id string) (io.Closer, error) {
 	if err := ValidateID(id); err != nil {
 		return nil, err
 	}
-	f, err := s.holdSandbox(id)
+	f, err := s.hold(sandboxesDir, id)
 	if err != nil {
 		return nil, fmt.Errorf("hold sandbox %s: %w", id, err)
 	}
 	return f, nil
 }
 
-func (s *Store) holdSandbox(id string) (*os.File, error) {
-	dir, err := s.open(sandboxesDir, id)
+func (s *Store) hold(kind, id string) (*os.File, error) {
+	dir, err := s.open(kind, id)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +205,7 @@ func (s *Store) holdSandbox(id string) (*os.File, error) {
 		err = ErrHeld
 	}
 	if err == nil {
-		err = inPlace(f, s.path(sandboxesDir, id, sandboxLock))
+		err = inPlace(f, s.path(kind, id, sandboxLock))
 	}
 	if err != nil {
 		f.Close()

@@ -73,6 +73,9 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	var undo cleanup
 	proc, err := r.build(ctx, p, &undo)
 	if err == nil {
+		if r.spares() > 0 {
+			r.refill(ctx)
+		}
 		return proc, nil
 	}
 	if p.claim != nil && p.key != "" && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/spare"
 )
 
 // Kind is what kind of thing an orphan is.
@@ -57,7 +59,7 @@ func (r *Runtime) Doctor(ctx context.Context, fix bool) ([]Orphan, error) {
 	// Processes first: what they hold cannot be removed before.
 	found := []Orphan{}
 	for _, look := range []func(context.Context) ([]Orphan, error){
-		d.processes, d.mounts, d.taps, d.records, d.folders, d.cgroups, d.locks,
+		d.processes, d.mounts, d.taps, d.records, d.folders, d.spares, d.cgroups, d.locks,
 	} {
 		some, err := look(ctx)
 		if err != nil {
@@ -79,6 +81,8 @@ type doctor struct {
 	// live are the ids of containers and sandboxes that live or are being worked
 	// on.
 	live map[string]bool
+	// monitors are those of the root by the id that each was started with.
+	monitors map[string]state.Process
 }
 
 func (d *doctor) repair(ctx context.Context, o *Orphan) {
@@ -251,6 +255,50 @@ func (d *doctor) folders(context.Context) ([]Orphan, error) {
 		})
 	}
 	return found, nil
+}
+
+// spares looks for spares that nobody can use any more. What is being made or
+// ended is not looked at.
+func (d *doctor) spares(context.Context) ([]Orphan, error) {
+	ids, ended, err := d.r.Store.Spares()
+	if err != nil || len(ids)+len(ended) == 0 {
+		return nil, err
+	}
+	lock, err := d.r.Store.TryLockSpares()
+	if lock == nil || err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	var found []Orphan
+	for _, id := range append(ids, ended...) {
+		if d.lives(id) {
+			continue
+		}
+		found = append(found, Orphan{
+			Kind: OrphanFolder, Name: d.r.Store.SpareDir(id), Owner: id, Why: "a spare machine that does not work",
+			fix: func(ctx context.Context) error {
+				lock, err := d.r.Store.LockSpares(ctx)
+				if err != nil {
+					return err
+				}
+				defer lock.Close()
+				return spare.End(ctx, d.r.Store, id)
+			},
+		})
+	}
+	return found, nil
+}
+
+// lives reports whether a spare is of use, or sees to its own end.
+func (d *doctor) lives(id string) bool {
+	sp, err := d.r.Store.Spare(id)
+	return errors.Is(err, state.ErrNotExist) && !d.folder(id) || err == nil && (spare.Lives(sp) || sp.Monitor.Alive())
+}
+
+// folder reports whether a spare has one still, or again.
+func (d *doctor) folder(id string) bool {
+	_, err := os.Lstat(d.r.Store.SpareDir(id))
+	return err == nil
 }
 
 // locks looks for files of locks that nobody holds.

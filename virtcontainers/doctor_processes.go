@@ -43,8 +43,12 @@ func (d *doctor) processes(context.Context) ([]Orphan, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.monitors = make(map[string]state.Process)
 	var found []Orphan
 	for _, p := range all {
+		if root, id := rootAndID(p.argv); p.is(MonitorCommand) && root == d.r.Store.Root() {
+			d.monitors[id] = p.Process
+		}
 		o := d.examine(all, p)
 		if o == nil {
 			continue
@@ -67,6 +71,10 @@ func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
 	case p.is(MonitorCommand):
 		root, id := rootAndID(p.argv)
 		if root != d.r.Store.Root() || d.busy(id) && d.named(id, p.Process) {
+			return nil
+		}
+		// In this order: one that is claimed meanwhile is found in its new place.
+		if d.isSpare(id) || d.adopted(p.Process) || !p.Alive() {
 			return nil
 		}
 		if lock, err := d.r.Store.TryLock(id); err != nil || lock == nil {
@@ -108,6 +116,38 @@ func (d *doctor) named(sandbox string, p state.Process) bool {
 		return !errors.Is(err, state.ErrNotExist)
 	}
 	return rec.Monitor == p
+}
+
+// adopted reports whether a process that was started as a spare is the monitor of
+// a sandbox: its arguments do not tell which.
+func (d *doctor) adopted(p state.Process) bool {
+	ids, err := d.r.Store.Sandboxes()
+	if err != nil {
+		return true // not to be touched
+	}
+	return slices.ContainsFunc(ids, func(id string) bool { return d.named(id, p) })
+}
+
+// isSpare reports whether there is a spare with the id, or may be in a moment,
+// or it is being ended.
+func (d *doctor) isSpare(id string) bool {
+	_, err := d.r.Store.Spare(id)
+	_, endedErr := d.r.Store.Spare(state.EndedSpare(id))
+	return !errors.Is(err, state.ErrNotExist) || !errors.Is(endedErr, state.ErrNotExist) || d.filling()
+}
+
+// filling reports whether somebody makes spares: what looks like an orphan may
+// be one of those.
+func (d *doctor) filling() bool {
+	if !d.folder("") {
+		return false
+	}
+	lock, err := d.r.Store.TryLockSpares()
+	if lock == nil || err != nil {
+		return true
+	}
+	lock.Close()
+	return false
 }
 
 func (p *process) argv0() string {
@@ -223,7 +263,8 @@ func (d *doctor) cgroups(context.Context) ([]Orphan, error) {
 		if _, err := d.r.Store.Container(id); err == nil {
 			continue // delete removes it
 		}
-		if _, err := d.r.Store.Sandbox(id); err == nil {
+		// A spare's is removed by its monitor, also when it is a sandbox's by now.
+		if _, err := d.r.Store.Sandbox(id); err == nil || d.monitors[id].Alive() || d.isSpare(id) {
 			continue
 		}
 		found = append(found, Orphan{

@@ -103,6 +103,11 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) erro
 	if p.adopted != nil {
 		return r.enterAdopted(ctx, p)
 	}
+	if r.spares() > 0 {
+		if p.claim = r.takeSpare(ctx, p); p.claim != nil {
+			return nil
+		}
+	}
 	p.claim, err = r.spawnMonitor(ctx, p)
 	return err
 }

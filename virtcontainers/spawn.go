@@ -36,53 +36,17 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	if err != nil {
 		return nil, fmt.Errorf("make sandbox %s: %w", p.sandbox, err)
 	}
-	// The socket is there before the monitor is: connections wait for it.
-	if err := step(ctx, failpoint.CreateSocket); err != nil {
-		return nil, err
-	}
-	l, err := monitor.Listen(dir, monitor.SocketName)
+	conn, proc, err := r.spawnMonitorIn(ctx, dir, p.sandbox)
 	if err != nil {
 		return nil, err
-	}
-	defer l.Close()
-	lf, err := l.File()
-	if err != nil {
-		return nil, fmt.Errorf("monitor's socket: %w", err)
-	}
-	defer lf.Close()
-	conn, child, err := monitor.Pair()
-	if err != nil {
-		return nil, err
-	}
-	defer child.Close()
-	if err := step(ctx, failpoint.CreateSpawnMonitor); err != nil {
-		conn.Close()
-		return nil, err
-	}
-	span := trace.Begin(ctx, trace.Spawn, "start the monitor")
-	proc, err := r.spawn(spawnOptions{
-		args: []string{MonitorCommand, r.Store.Root(), p.sandbox}, files: []*os.File{nil, nil, nil, child, lf},
-		sys: &syscall.SysProcAttr{Setsid: true},
-	})
-	span.End()
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("start the monitor: %w", err)
 	}
 	// Before it starts anything.
-	at, err := r.recordSandbox(ctx, p, proc.Pid)
+	at, err := r.recordMonitor(ctx, p, proc.Pid)
 	if err == nil {
 		err = step(ctx, failpoint.CreateBriefMonitor)
 	}
 	if err == nil {
-		err = conn.Send(&monitor.Request{
-			Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
-			Sandbox: &monitor.SandboxConfig{
-				ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config,
-				Demand: p.podDemand, Cgroup: at,
-				Key: string(p.key), OwnNetwork: p.netns == "",
-			},
-		}, nil)
+		err = conn.Send(r.sandboxRequest(ctx, p, at), nil)
 	}
 	if err != nil {
 		conn.Close()
@@ -91,10 +55,58 @@ func (r *Runtime) spawnMonitor(ctx context.Context, p *plan) (*monitor.Conn, err
 	return conn, nil
 }
 
-// recordSandbox records a new monitor and moves it to where it belongs: into
-// its own cgroup where its sandbox may outlive the container. It gives the record
-// of the cgroup.
-func (r *Runtime) recordSandbox(ctx context.Context, p *plan, pid int) (json.RawMessage, error) {
+// sandboxRequest is what a monitor is told that is to be the sandbox's.
+func (r *Runtime) sandboxRequest(ctx context.Context, p *plan, at json.RawMessage) *monitor.Request {
+	return &monitor.Request{
+		Op: monitor.OpSandbox, Container: p.ID, Trace: trace.From(ctx).Path(),
+		Sandbox: &monitor.SandboxConfig{
+			ID: p.sandbox, Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config,
+			Demand: p.podDemand, Cgroup: at,
+			Key: string(p.key), OwnNetwork: p.netns == "",
+		},
+	}
+}
+
+// spawnMonitorIn starts a monitor whose folder is dir. The connection is the
+// one on which it is told what for.
+func (r *Runtime) spawnMonitorIn(ctx context.Context, dir, id string) (*monitor.Conn, *os.Process, error) {
+	// The socket is there before the monitor is: connections wait for it.
+	if err := step(ctx, failpoint.CreateSocket); err != nil {
+		return nil, nil, err
+	}
+	l, err := monitor.Listen(dir, monitor.SocketName)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	lf, err := l.File()
+	if err != nil {
+		return nil, nil, fmt.Errorf("monitor's socket: %w", err)
+	}
+	defer lf.Close()
+	conn, child, err := monitor.Pair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer child.Close()
+	if err := step(ctx, failpoint.CreateSpawnMonitor); err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	defer trace.Begin(ctx, trace.Spawn, "start the monitor").End()
+	proc, err := r.spawn(spawnOptions{
+		args: []string{MonitorCommand, r.Store.Root(), id}, files: []*os.File{nil, nil, nil, child, lf},
+		sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		conn.Close()
+		return nil, nil, fmt.Errorf("start the monitor: %w", err)
+	}
+	return conn, proc, nil
+}
+
+// recordMonitor is recordSandbox for a new monitor.
+func (r *Runtime) recordMonitor(ctx context.Context, p *plan, pid int) (json.RawMessage, error) {
 	mon, err := state.FindProcess(pid)
 	if err != nil {
 		return nil, err
@@ -103,21 +115,36 @@ func (r *Runtime) recordSandbox(ctx context.Context, p *plan, pid int) (json.Raw
 	if err != nil {
 		return nil, err
 	}
+	return r.recordSandbox(ctx, p, &state.Sandbox{ID: p.sandbox, Monitor: mon, BootID: boot, Created: time.Now().UTC()})
+}
+
+// recordSandbox records a sandbox and moves its processes to where they belong:
+// into a cgroup of their own where it may outlive the container. It gives the
+// record of the cgroup.
+func (r *Runtime) recordSandbox(ctx context.Context, p *plan, sb *state.Sandbox) (json.RawMessage, error) {
 	if err := step(ctx, failpoint.CreateRecordSandbox); err != nil {
 		return nil, err
 	}
-	sb := &state.Sandbox{ID: p.sandbox, Monitor: mon, BootID: boot, Created: time.Now().UTC()}
 	if err := r.Store.SaveSandbox(sb); err != nil {
 		return nil, err
 	}
 	at := p.place
 	if p.role == oci.Member {
+		var err error
 		if at, err = r.sandboxPlace(p.record, sb); err != nil {
 			return nil, err
 		}
 	}
-	if err := at.enter(ctx, pid); err != nil || at.cg == nil {
-		return nil, err
+	if at.cg == nil {
+		return nil, nil
+	}
+	for _, proc := range []state.Process{sb.Monitor, sb.VM} {
+		if proc.Pid == 0 {
+			continue // it is not there yet
+		}
+		if err := at.enter(ctx, proc.Pid); err != nil {
+			return nil, err
+		}
 	}
 	return json.Marshal(at.cg)
 }

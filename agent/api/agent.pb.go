@@ -1699,6 +1699,60 @@ func (x *Neighbour) GetMac() []byte {
 	return nil
 }
 
+type RefreshRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// nanoseconds since the epoch.
+	TimeNs int64 `protobuf:"varint,1,opt,name=time_ns,json=timeNs,proto3" json:"time_ns,omitempty"`
+	// credited in full.
+	Entropy       []byte `protobuf:"bytes,2,opt,name=entropy,proto3" json:"entropy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshRequest) Reset() {
+	*x = RefreshRequest{}
+	mi := &file_agent_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshRequest) ProtoMessage() {}
+
+func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
+func (*RefreshRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RefreshRequest) GetTimeNs() int64 {
+	if x != nil {
+		return x.TimeNs
+	}
+	return 0
+}
+
+func (x *RefreshRequest) GetEntropy() []byte {
+	if x != nil {
+		return x.Entropy
+	}
+	return nil
+}
+
 type SpansRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// only spans after the one with this number.
@@ -1709,7 +1763,7 @@ type SpansRequest struct {
 
 func (x *SpansRequest) Reset() {
 	*x = SpansRequest{}
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1721,7 +1775,7 @@ func (x *SpansRequest) String() string {
 func (*SpansRequest) ProtoMessage() {}
 
 func (x *SpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[25]
+	mi := &file_agent_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1734,7 +1788,7 @@ func (x *SpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpansRequest.ProtoReflect.Descriptor instead.
 func (*SpansRequest) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{25}
+	return file_agent_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SpansRequest) GetAfter() uint64 {
@@ -1756,7 +1810,7 @@ type SpansResponse struct {
 
 func (x *SpansResponse) Reset() {
 	*x = SpansResponse{}
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1822,7 @@ func (x *SpansResponse) String() string {
 func (*SpansResponse) ProtoMessage() {}
 
 func (x *SpansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[26]
+	mi := &file_agent_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1835,7 @@ func (x *SpansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpansResponse.ProtoReflect.Descriptor instead.
 func (*SpansResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{26}
+	return file_agent_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SpansResponse) GetNow() int64 {
@@ -1822,7 +1876,7 @@ type Span struct {
 
 func (x *Span) Reset() {
 	*x = Span{}
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1888,7 @@ func (x *Span) String() string {
 func (*Span) ProtoMessage() {}
 
 func (x *Span) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[27]
+	mi := &file_agent_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1901,7 @@ func (x *Span) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Span.ProtoReflect.Descriptor instead.
 func (*Span) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{27}
+	return file_agent_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Span) GetName() string {
@@ -1895,7 +1949,7 @@ type DumpResponse struct {
 
 func (x *DumpResponse) Reset() {
 	*x = DumpResponse{}
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1961,7 @@ func (x *DumpResponse) String() string {
 func (*DumpResponse) ProtoMessage() {}
 
 func (x *DumpResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[28]
+	mi := &file_agent_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +1974,7 @@ func (x *DumpResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpResponse.ProtoReflect.Descriptor instead.
 func (*DumpResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{28}
+	return file_agent_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DumpResponse) GetText() string {
@@ -1941,7 +1995,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1953,7 +2007,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[29]
+	mi := &file_agent_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1966,7 +2020,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{29}
+	return file_agent_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Failure) GetErrno() uint32 {
@@ -2115,7 +2169,10 @@ const file_agent_proto_rawDesc = "" +
 	"\x06advmss\x18\r \x01(\rR\x06advmss\"-\n" +
 	"\tNeighbour\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x10\n" +
-	"\x03mac\x18\x02 \x01(\fR\x03mac\"$\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\"C\n" +
+	"\x0eRefreshRequest\x12\x17\n" +
+	"\atime_ns\x18\x01 \x01(\x03R\x06timeNs\x12\x18\n" +
+	"\aentropy\x18\x02 \x01(\fR\aentropy\"$\n" +
 	"\fSpansRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\"^\n" +
 	"\rSpansResponse\x12\x10\n" +
@@ -2131,8 +2188,7 @@ const file_agent_proto_rawDesc = "" +
 	"\fDumpResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\"\x1f\n" +
 	"\aFailure\x12\x14\n" +
-	"\x05errno\x18\x01 \x01(\rR\x05errno2\xb8\n" +
-	"\n" +
+	"\x05errno\x18\x01 \x01(\rR\x05errno2\xa8\v\n" +
 	"\x05Agent\x12\\\n" +
 	"\x0fCreateContainer\x12#.vc.agent.v1.CreateContainerRequest\x1a$.vc.agent.v1.CreateContainerResponse\x12C\n" +
 	"\x0eStartContainer\x12\x1d.vc.agent.v1.ContainerRequest\x1a\x12.vc.agent.v1.Empty\x12P\n" +
@@ -2151,7 +2207,9 @@ const file_agent_proto_rawDesc = "" +
 	"\x0fOnlineResources\x12#.vc.agent.v1.OnlineResourcesRequest\x1a\x12.vc.agent.v1.Empty\x12L\n" +
 	"\x10ConfigureNetwork\x12$.vc.agent.v1.ConfigureNetworkRequest\x1a\x12.vc.agent.v1.Empty\x12>\n" +
 	"\x05Spans\x12\x19.vc.agent.v1.SpansRequest\x1a\x1a.vc.agent.v1.SpansResponse\x125\n" +
-	"\x04Dump\x12\x12.vc.agent.v1.Empty\x1a\x19.vc.agent.v1.DumpResponseB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
+	"\x04Dump\x12\x12.vc.agent.v1.Empty\x1a\x19.vc.agent.v1.DumpResponse\x122\n" +
+	"\bRehearse\x12\x12.vc.agent.v1.Empty\x1a\x12.vc.agent.v1.Empty\x12:\n" +
+	"\aRefresh\x12\x1b.vc.agent.v1.RefreshRequest\x1a\x12.vc.agent.v1.EmptyB0Z.github.com/vc-runtime/vc-runtime/agent/api;apib\x06proto3"
 
 var (
 	file_agent_proto_rawDescOnce sync.Once
@@ -2165,7 +2223,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_agent_proto_goTypes = []any{
 	(*Empty)(nil),                   // 0: vc.agent.v1.Empty
 	(*ContainerRequest)(nil),        // 1: vc.agent.v1.ContainerRequest
@@ -2192,27 +2250,28 @@ var file_agent_proto_goTypes = []any{
 	(*Address)(nil),                 // 22: vc.agent.v1.Address
 	(*Route)(nil),                   // 23: vc.agent.v1.Route
 	(*Neighbour)(nil),               // 24: vc.agent.v1.Neighbour
-	(*SpansRequest)(nil),            // 25: vc.agent.v1.SpansRequest
-	(*SpansResponse)(nil),           // 26: vc.agent.v1.SpansResponse
-	(*Span)(nil),                    // 27: vc.agent.v1.Span
-	(*DumpResponse)(nil),            // 28: vc.agent.v1.DumpResponse
-	(*Failure)(nil),                 // 29: vc.agent.v1.Failure
-	nil,                             // 30: vc.agent.v1.CreateContainerRequest.FilesEntry
-	nil,                             // 31: vc.agent.v1.ContainerStatsResponse.FilesEntry
+	(*RefreshRequest)(nil),          // 25: vc.agent.v1.RefreshRequest
+	(*SpansRequest)(nil),            // 26: vc.agent.v1.SpansRequest
+	(*SpansResponse)(nil),           // 27: vc.agent.v1.SpansResponse
+	(*Span)(nil),                    // 28: vc.agent.v1.Span
+	(*DumpResponse)(nil),            // 29: vc.agent.v1.DumpResponse
+	(*Failure)(nil),                 // 30: vc.agent.v1.Failure
+	nil,                             // 31: vc.agent.v1.CreateContainerRequest.FilesEntry
+	nil,                             // 32: vc.agent.v1.ContainerStatsResponse.FilesEntry
 }
 var file_agent_proto_depIdxs = []int32{
 	3,  // 0: vc.agent.v1.CreateContainerRequest.stdio:type_name -> vc.agent.v1.Stdio
 	5,  // 1: vc.agent.v1.CreateContainerRequest.root:type_name -> vc.agent.v1.LayeredRoot
 	6,  // 2: vc.agent.v1.CreateContainerRequest.disks:type_name -> vc.agent.v1.DiskNode
-	30, // 3: vc.agent.v1.CreateContainerRequest.files:type_name -> vc.agent.v1.CreateContainerRequest.FilesEntry
+	31, // 3: vc.agent.v1.CreateContainerRequest.files:type_name -> vc.agent.v1.CreateContainerRequest.FilesEntry
 	3,  // 4: vc.agent.v1.ExecProcessRequest.stdio:type_name -> vc.agent.v1.Stdio
-	31, // 5: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
+	32, // 5: vc.agent.v1.ContainerStatsResponse.files:type_name -> vc.agent.v1.ContainerStatsResponse.FilesEntry
 	16, // 6: vc.agent.v1.ContainerStatsResponse.interfaces:type_name -> vc.agent.v1.InterfaceCounters
 	21, // 7: vc.agent.v1.ConfigureNetworkRequest.interfaces:type_name -> vc.agent.v1.Interface
 	23, // 8: vc.agent.v1.ConfigureNetworkRequest.routes:type_name -> vc.agent.v1.Route
 	22, // 9: vc.agent.v1.Interface.addresses:type_name -> vc.agent.v1.Address
 	24, // 10: vc.agent.v1.Interface.neighbours:type_name -> vc.agent.v1.Neighbour
-	27, // 11: vc.agent.v1.SpansResponse.spans:type_name -> vc.agent.v1.Span
+	28, // 11: vc.agent.v1.SpansResponse.spans:type_name -> vc.agent.v1.Span
 	4,  // 12: vc.agent.v1.Agent.CreateContainer:input_type -> vc.agent.v1.CreateContainerRequest
 	1,  // 13: vc.agent.v1.Agent.StartContainer:input_type -> vc.agent.v1.ContainerRequest
 	8,  // 14: vc.agent.v1.Agent.ExecProcess:input_type -> vc.agent.v1.ExecProcessRequest
@@ -2229,28 +2288,32 @@ var file_agent_proto_depIdxs = []int32{
 	1,  // 25: vc.agent.v1.Agent.WaitReady:input_type -> vc.agent.v1.ContainerRequest
 	19, // 26: vc.agent.v1.Agent.OnlineResources:input_type -> vc.agent.v1.OnlineResourcesRequest
 	20, // 27: vc.agent.v1.Agent.ConfigureNetwork:input_type -> vc.agent.v1.ConfigureNetworkRequest
-	25, // 28: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
+	26, // 28: vc.agent.v1.Agent.Spans:input_type -> vc.agent.v1.SpansRequest
 	0,  // 29: vc.agent.v1.Agent.Dump:input_type -> vc.agent.v1.Empty
-	7,  // 30: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
-	0,  // 31: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
-	9,  // 32: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
-	0,  // 33: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
-	11, // 34: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
-	0,  // 35: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
-	0,  // 36: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
-	13, // 37: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
-	0,  // 38: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
-	0,  // 39: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
-	0,  // 40: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
-	15, // 41: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
-	18, // 42: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
-	0,  // 43: vc.agent.v1.Agent.WaitReady:output_type -> vc.agent.v1.Empty
-	0,  // 44: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
-	0,  // 45: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
-	26, // 46: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
-	28, // 47: vc.agent.v1.Agent.Dump:output_type -> vc.agent.v1.DumpResponse
-	30, // [30:48] is the sub-list for method output_type
-	12, // [12:30] is the sub-list for method input_type
+	0,  // 30: vc.agent.v1.Agent.Rehearse:input_type -> vc.agent.v1.Empty
+	25, // 31: vc.agent.v1.Agent.Refresh:input_type -> vc.agent.v1.RefreshRequest
+	7,  // 32: vc.agent.v1.Agent.CreateContainer:output_type -> vc.agent.v1.CreateContainerResponse
+	0,  // 33: vc.agent.v1.Agent.StartContainer:output_type -> vc.agent.v1.Empty
+	9,  // 34: vc.agent.v1.Agent.ExecProcess:output_type -> vc.agent.v1.ExecProcessResponse
+	0,  // 35: vc.agent.v1.Agent.SignalProcess:output_type -> vc.agent.v1.Empty
+	11, // 36: vc.agent.v1.Agent.WaitProcess:output_type -> vc.agent.v1.WaitProcessResponse
+	0,  // 37: vc.agent.v1.Agent.ResizeConsole:output_type -> vc.agent.v1.Empty
+	0,  // 38: vc.agent.v1.Agent.RemoveContainer:output_type -> vc.agent.v1.Empty
+	13, // 39: vc.agent.v1.Agent.ListProcesses:output_type -> vc.agent.v1.ListProcessesResponse
+	0,  // 40: vc.agent.v1.Agent.PauseContainer:output_type -> vc.agent.v1.Empty
+	0,  // 41: vc.agent.v1.Agent.ResumeContainer:output_type -> vc.agent.v1.Empty
+	0,  // 42: vc.agent.v1.Agent.UpdateContainer:output_type -> vc.agent.v1.Empty
+	15, // 43: vc.agent.v1.Agent.ContainerStats:output_type -> vc.agent.v1.ContainerStatsResponse
+	18, // 44: vc.agent.v1.Agent.WaitOOM:output_type -> vc.agent.v1.WaitOOMResponse
+	0,  // 45: vc.agent.v1.Agent.WaitReady:output_type -> vc.agent.v1.Empty
+	0,  // 46: vc.agent.v1.Agent.OnlineResources:output_type -> vc.agent.v1.Empty
+	0,  // 47: vc.agent.v1.Agent.ConfigureNetwork:output_type -> vc.agent.v1.Empty
+	27, // 48: vc.agent.v1.Agent.Spans:output_type -> vc.agent.v1.SpansResponse
+	29, // 49: vc.agent.v1.Agent.Dump:output_type -> vc.agent.v1.DumpResponse
+	0,  // 50: vc.agent.v1.Agent.Rehearse:output_type -> vc.agent.v1.Empty
+	0,  // 51: vc.agent.v1.Agent.Refresh:output_type -> vc.agent.v1.Empty
+	32, // [32:52] is the sub-list for method output_type
+	12, // [12:32] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -2267,7 +2330,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

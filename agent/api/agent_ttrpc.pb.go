@@ -26,6 +26,8 @@ type AgentService interface {
 	ConfigureNetwork(context.Context, *ConfigureNetworkRequest) (*Empty, error)
 	Spans(context.Context, *SpansRequest) (*SpansResponse, error)
 	Dump(context.Context, *Empty) (*DumpResponse, error)
+	Rehearse(context.Context, *Empty) (*Empty, error)
+	Refresh(context.Context, *RefreshRequest) (*Empty, error)
 }
 
 func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
@@ -156,6 +158,20 @@ func RegisterAgentService(srv *ttrpc.Server, svc AgentService) {
 					return nil, err
 				}
 				return svc.Dump(ctx, &req)
+			},
+			"Rehearse": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req Empty
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Rehearse(ctx, &req)
+			},
+			"Refresh": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req RefreshRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Refresh(ctx, &req)
 			},
 		},
 	})
@@ -310,6 +326,22 @@ func (c *agentClient) Spans(ctx context.Context, req *SpansRequest) (*SpansRespo
 func (c *agentClient) Dump(ctx context.Context, req *Empty) (*DumpResponse, error) {
 	var resp DumpResponse
 	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "Dump", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Rehearse(ctx context.Context, req *Empty) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "Rehearse", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *agentClient) Refresh(ctx context.Context, req *RefreshRequest) (*Empty, error) {
+	var resp Empty
+	if err := c.client.Call(ctx, "vc.agent.v1.Agent", "Refresh", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

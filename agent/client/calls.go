@@ -143,6 +143,17 @@ func (c *Client) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetwork
 	return call(ctx, req, c.agent.ConfigureNetwork)
 }
 
+// Rehearse has the guest run a container of its own to its end. EBUSY: it has
+// containers already.
+func (c *Client) Rehearse(ctx context.Context, req *api.Empty) (*api.Empty, error) {
+	return call(ctx, req, c.agent.Rehearse)
+}
+
+// Refresh sets the guest's clock and feeds its entropy pool.
+func (c *Client) Refresh(ctx context.Context, req *api.RefreshRequest) (*api.Empty, error) {
+	return call(ctx, req, c.agent.Refresh)
+}
+
 // Spans gives what the agent has noted of its work, for a trace.
 func (c *Client) Spans(ctx context.Context, req *api.SpansRequest) (*api.SpansResponse, error) {
 	return call(ctx, req, c.agent.Spans)

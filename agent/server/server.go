@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/crun"
@@ -98,6 +99,10 @@ type Config struct {
 	Pod         Pod // what containers share
 	// Ready returns when the guest is set up for containers.
 	Ready func(ctx context.Context) error
+	// Rehearse plays the life of a container in this machine; nil refuses it.
+	Rehearse func(ctx context.Context) error
+	// Refresh sets the clock and takes entropy; nil refuses it.
+	Refresh func(now time.Time, entropy []byte) error
 	// Spans notes what is done; nil notes nothing.
 	Spans *spans.Log
 	Log   *log.Logger

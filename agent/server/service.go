@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"syscall"
+	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/spans"
@@ -186,6 +187,33 @@ func (v service) ConfigureNetwork(ctx context.Context, req *api.ConfigureNetwork
 		return nil, api.ToStatus(err)
 	}
 	if err := v.s.cfg.Network.Configure(ctx, req); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	return &api.Empty{}, nil
+}
+
+// Rehearse is refused where it could disturb somebody.
+func (v service) Rehearse(ctx context.Context, _ *api.Empty) (*api.Empty, error) {
+	v.s.mu.Lock()
+	used := len(v.s.containers) > 0
+	v.s.mu.Unlock()
+	switch {
+	case v.s.cfg.Rehearse == nil:
+		return nil, api.ToStatus(fmt.Errorf("rehearse: %w", syscall.ENOTSUP))
+	case used:
+		return nil, api.ToStatus(fmt.Errorf("rehearse: there are containers: %w", syscall.EBUSY))
+	}
+	if err := v.s.cfg.Rehearse(ctx); err != nil {
+		return nil, api.ToStatus(err)
+	}
+	return &api.Empty{}, nil
+}
+
+func (v service) Refresh(_ context.Context, req *api.RefreshRequest) (*api.Empty, error) {
+	if v.s.cfg.Refresh == nil {
+		return nil, api.ToStatus(fmt.Errorf("refresh: %w", syscall.ENOTSUP))
+	}
+	if err := v.s.cfg.Refresh(time.Unix(0, req.GetTimeNs()), req.GetEntropy()); err != nil {
 		return nil, api.ToStatus(err)
 	}
 	return &api.Empty{}, nil

@@ -89,6 +89,9 @@ func run(ctx context.Context, logger *log.Logger) error {
 	vsock := &guest.Vsock{Modules: modules}
 	listen := func() (server.Listener, error) { return vsock.Listen() }
 	cfg := serverConfig(logger, runtime, reap, modules, finish.wait, notes)
+	plain := cfg // what a rehearsal is served by rehearses nothing itself
+	cfg.Rehearse = func(ctx context.Context) error { return rehearse(ctx, plain, runtime.Path) }
+	cfg.Refresh = guest.Seed
 	hello := api.Hello{Protocol: api.ProtocolVersion, Version: version, ImageID: imageID}
 	if guest.IsTemplate() {
 		warning, err := settle(ctx, cfg, runtime, finish, vsock)

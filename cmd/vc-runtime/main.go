@@ -31,6 +31,8 @@ func main() {
 		switch os.Args[1] {
 		case "monitor":
 			os.Exit(sandbox.Main(sandbox.Boot))
+		case virtcontainers.SparesCommand:
+			os.Exit(virtcontainers.SparesMain())
 		case "shim":
 			os.Exit(shim.Main())
 		case imageHook:

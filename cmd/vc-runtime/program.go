@@ -45,6 +45,9 @@ type verbs interface {
 	List(ctx context.Context) ([]virtcontainers.State, error)
 	Delete(ctx context.Context, id string, force bool) error
 	Doctor(ctx context.Context, fix bool) ([]virtcontainers.Orphan, error)
+	Spares() ([]virtcontainers.Spare, error)
+	FillSpares(ctx context.Context) error
+	EndSpares(ctx context.Context) error
 	Run(ctx context.Context, o virtcontainers.RunOptions) (int, error)
 	Exec(ctx context.Context, o virtcontainers.ExecOptions) (int, error)
 	Process(ctx context.Context, id string) (*specs.Process, error)
@@ -152,7 +155,7 @@ func (p *program) app() *cli.App {
 	app.Commands = []*cli.Command{
 		p.createCommand(), p.deleteCommand(), p.doctorCommand(), p.eventsCommand(), p.execCommand(),
 		p.featuresCommand(), p.imageCommand(), p.killCommand(), p.listCommand(), p.pauseCommand(),
-		p.psCommand(), p.resumeCommand(), p.runCommand(), p.specCommand(),
+		p.psCommand(), p.resumeCommand(), p.runCommand(), p.spareCommand(), p.specCommand(),
 		p.startCommand(), p.stateCommand(), p.templateCommand(), p.traceCommand(),
 		p.updateCommand(),
 	}

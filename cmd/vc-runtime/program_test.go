@@ -75,6 +75,12 @@ func (f *fake) Exec(_ context.Context, o virtcontainers.ExecOptions) (int, error
 	return f.code, f.note(o)
 }
 
+func (f *fake) Spares() ([]virtcontainers.Spare, error) { return nil, f.err }
+
+func (f *fake) FillSpares(context.Context) error { return f.err }
+
+func (f *fake) EndSpares(context.Context) error { return f.err }
+
 func (f *fake) Doctor(_ context.Context, fix bool) ([]virtcontainers.Orphan, error) {
 	return f.orphans, f.note(fix)
 }

@@ -47,6 +47,9 @@ func Open(dir string, places int, patience time.Duration) (*Queue, error) {
 	return &Queue{dir: dir, places: places, patience: patience}, nil
 }
 
+// ErrStill is what EnterLast gives where those before it do not move.
+var ErrStill = errors.New("wait for a place among the starting machines: nothing moves there")
+
 // Place is a place in use. It goes with the process that has it.
 type Place struct {
 	file *os.File // nil for who went past the others
@@ -71,12 +74,25 @@ func (p *Place) Close() error {
 const (
 	placePrefix  = "place-"
 	ticketPrefix = "ticket-"
-	freshPrefix  = "fresh-" // a ticket that is not locked yet, and in nobody's way
+	lastPrefix   = ticketPrefix + "last-" // sorts behind the others, which go on with a digit
+	freshPrefix  = "fresh-"               // a ticket that is not locked yet, and in nobody's way
 )
 
 // Enter waits for a place, until ctx ends.
-func (q *Queue) Enter(ctx context.Context) (*Place, error) {
-	ticket, err := q.draw()
+func (q *Queue) Enter(ctx context.Context) (*Place, error) { return q.enter(ctx, ticketPrefix) }
+
+// EnterLast is Enter for who can do without: everybody else goes before, also
+// those who come later. Such have one place at most between them, and go past
+// nobody: they get ErrStill when nothing has moved for as long as patience.
+func (q *Queue) EnterLast(ctx context.Context) (*Place, error) { return q.enter(ctx, lastPrefix) }
+
+func (q *Queue) enter(ctx context.Context, prefix string) (*Place, error) {
+	last := prefix == lastPrefix
+	places := q.places
+	if last {
+		places = 1
+	}
+	ticket, err := q.draw(prefix)
 	if err != nil {
 		return nil, fmt.Errorf("queue: %w", err)
 	}
@@ -92,12 +108,15 @@ func (q *Queue) Enter(ctx context.Context) (*Place, error) {
 		}
 		if before != "" {
 			if q.wait(ctx, before) {
+				if last {
+					return nil, ErrStill
+				}
 				passed[before] = true
 			}
 			continue
 		}
 		var held []string
-		for i := range q.places {
+		for i := places - 1; i >= 0; i-- { // that of EnterLast when there is no other
 			path := filepath.Join(q.dir, placePrefix+strconv.Itoa(i))
 			f, err := lockFIFO(path)
 			if err == nil {
@@ -109,6 +128,9 @@ func (q *Queue) Enter(ctx context.Context) (*Place, error) {
 			held = append(held, path)
 		}
 		if q.wait(ctx, held...) {
+			if last {
+				return nil, ErrStill
+			}
 			return &Place{}, nil
 		}
 	}
@@ -126,17 +148,17 @@ func (t *ticket) end() {
 	t.file.Close()
 }
 
-// draw makes a ticket that comes after all others. It gets its name when it is
-// locked: without the lock it would be taken for one of the dead, and its owner
-// lose its turn.
-func (q *Queue) draw() (*ticket, error) {
+// draw makes a ticket that comes after all others with the prefix. It gets its
+// name when it is locked: without the lock it would be taken for one of the
+// dead, and its owner lose its turn.
+func (q *Queue) draw(prefix string) (*ticket, error) {
 	for {
 		var now unix.Timespec
 		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
 			return nil, fmt.Errorf("read the clock: %w", err)
 		}
 		name := fmt.Sprintf("%020d-%d", now.Nano(), os.Getpid())
-		path, final := filepath.Join(q.dir, freshPrefix+name), filepath.Join(q.dir, ticketPrefix+name)
+		path, final := filepath.Join(q.dir, freshPrefix+name), filepath.Join(q.dir, prefix+name)
 		if err := unix.Mkfifo(path, 0o600); errors.Is(err, unix.EEXIST) {
 			continue // another goroutine's, at the same time
 		} else if err != nil {

@@ -54,13 +54,18 @@ type entering struct {
 // enter has one more wait, and returns when it has its ticket, or its place.
 func enter(t *testing.T, ctx context.Context, q *Queue, n int) *entering {
 	t.Helper()
+	return enterBy(t, ctx, q, n, q.Enter)
+}
+
+func enterBy(t *testing.T, ctx context.Context, q *Queue, n int, by func(context.Context) (*Place, error)) *entering {
+	t.Helper()
 	e := &entering{n, make(chan *Place, 1), make(chan error, 1)}
 	seen := make(map[string]bool)
 	for _, path := range tickets(t, q) {
 		seen[path] = true
 	}
 	go func() {
-		p, err := q.Enter(ctx)
+		p, err := by(ctx)
 		if err != nil {
 			e.errs <- err
 			return
@@ -136,6 +141,48 @@ func TestOrder(t *testing.T) {
 	if left := tickets(t, q); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// TestLast has who can do without wait for all others, those who come later
+// too, and leave them a place where there are two.
+func TestLast(t *testing.T) {
+	q := open(t, t.TempDir(), 2, time.Hour)
+	held := []*Place{enter(t, t.Context(), q, 0).place(t), enter(t, t.Context(), q, 1).place(t)}
+	last := enterBy(t, t.Context(), q, 10, q.EnterLast)
+	later := []*entering{enter(t, t.Context(), q, 2), enter(t, t.Context(), q, 3)}
+	for i, e := range later {
+		held[i].Close()
+		held[i] = e.place(t)
+		last.waits(t)
+	}
+	for _, p := range held {
+		p.Close()
+	}
+	first := last.place(t)
+	another := enterBy(t, t.Context(), q, 11, q.EnterLast)
+	enter(t, t.Context(), q, 4).place(t).Close()
+	another.waits(t)
+	first.Close()
+	another.place(t).Close()
+	if left := tickets(t, q); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+// TestLastGivesUp has nothing move: who can do without does.
+func TestLastGivesUp(t *testing.T) {
+	q := open(t, t.TempDir(), 1, 50*time.Millisecond)
+	holder := enter(t, t.Context(), q, 0).place(t)
+	if p, err := q.EnterLast(t.Context()); !errors.Is(err, ErrStill) {
+		t.Errorf("%+v, %v: expected %v", p, err, ErrStill)
+	}
+	waiting := open(t, q.dir, 1, time.Hour)
+	waiter := enter(t, t.Context(), waiting, 1)
+	if p, err := q.EnterLast(t.Context()); !errors.Is(err, ErrStill) {
+		t.Errorf("%+v, %v: expected %v", p, err, ErrStill)
+	}
+	holder.Close()
+	waiter.place(t).Close()
 }
 
 func TestGivenUp(t *testing.T) {

@@ -120,6 +120,9 @@ func Open(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
+// ErrNone is that there is no template, and none was to be made.
+var ErrNone = errors.New("there is no template")
+
 // ErrFailedBefore is that a template could not be made a short time ago.
 var ErrFailedBefore = errors.New("the template could not be made before")
 
@@ -149,7 +152,7 @@ type Maker func(ctx context.Context, t hypervisor.Template) (greeting json.RawMe
 
 // Get gives the template for a key. Where there is none it calls make: when
 // many ask at once, one makes it and the others wait. made reports whether
-// this call did.
+// this call did. Without make it waits for nobody, and gives ErrNone.
 func (s *Store) Get(ctx context.Context, key Key, make Maker) (e *Entry, made bool, err error) {
 	name, err := key.name()
 	if err != nil {
@@ -158,6 +161,9 @@ func (s *Store) Get(ctx context.Context, key Key, make Maker) (e *Entry, made bo
 	dir := filepath.Join(s.dir, name)
 	if e, err := read(dir, key); err == nil {
 		return e, false, nil
+	}
+	if make == nil {
+		return nil, false, ErrNone
 	}
 	lock, err := s.lock(ctx)
 	if err != nil {

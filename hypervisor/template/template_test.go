@@ -87,6 +87,9 @@ func (f *fixture) names() string {
 
 func TestGet(t *testing.T) {
 	f := newFixture(t)
+	if e, made, err := f.store.Get(t.Context(), f.key(), nil); !errors.Is(err, ErrNone) || made {
+		t.Errorf("%v %v, %v: expected %v", e, made, err, ErrNone)
+	}
 	f.get(f.key(), true)
 	f.machine.Name = "sb2"
 	e := f.get(f.key(), false)

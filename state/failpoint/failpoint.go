@@ -38,6 +38,11 @@ type Name string
 // its own, which go through all of them.
 const ImageSteps = "image."
 
+// SpareSteps begins the names of the steps in the life of a spare. They are not
+// in Points either, since what goes wrong there fails no create: SparePoints has
+// them.
+const SpareSteps = "spare."
+
 // Process says which program a place is in.
 type Process string
 
@@ -47,6 +52,8 @@ const (
 	Command Process = "command"
 	Monitor Process = "monitor"
 	Shim    Process = "shim"
+	// Filler is the process that makes spares.
+	Filler Process = "spares"
 	// Any is a place in a package that all of them use.
 	Any Process = "any"
 )

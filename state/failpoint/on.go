@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,7 +70,7 @@ func known(name Name) bool {
 	if strings.HasPrefix(string(name), ImageSteps) {
 		return true
 	}
-	for _, p := range Points {
+	for _, p := range slices.Concat(Points, SparePoints) {
 		if p.Name == name {
 			return true
 		}

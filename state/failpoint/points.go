@@ -116,6 +116,16 @@ const (
 	MonitorExit           Name = "monitor.exit"
 	MonitorEnd            Name = "monitor.end"
 
+	SpareClaim    Name = "spare.claim"
+	SpareHandOver Name = "spare.hand-over"
+	SpareAdopt    Name = "spare.adopt"
+	SpareRefill   Name = "spare.refill"
+	SpareFill     Name = "spare.fill"
+	SpareRecord   Name = "spare.record"
+	SpareBrief    Name = "spare.brief"
+	SpareStart    Name = "spare.start"
+	SpareReady    Name = "spare.ready"
+
 	ShimBegin       Name = "shim.begin"
 	ShimLoopback    Name = "shim.loopback"
 	ShimSocket      Name = "shim.socket"
@@ -261,4 +271,17 @@ var Points = []Point{
 	{ShimReport, Shim, Create, "the report to the command"},
 	{ShimExit, Shim, Kill, "the shim's end"},
 	{ShimEnd, Shim, Kill, "the end of whatever is left in the shim's pid namespace"},
+}
+
+// SparePoints are the places in the life of a spare.
+var SparePoints = []Point{
+	{SpareFill, Filler, Create, "the look at which spares there are"},
+	{SpareRecord, Filler, Create, "the record of a spare, before its monitor and its cgroup"},
+	{SpareBrief, Filler, Create, "the request to a spare's new monitor"},
+	{SpareStart, Monitor, Create, "the start of a spare's machine"},
+	{SpareReady, Monitor, Create, "the record that a spare is ready"},
+	{SpareClaim, Command, Create, "the claim on a spare"},
+	{SpareHandOver, Command, Create, "the request to a claimed spare"},
+	{SpareAdopt, Monitor, Create, "what a spare's guest is told when it is adopted"},
+	{SpareRefill, Command, Create, "the process that fills the pool again"},
 }

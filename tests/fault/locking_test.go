@@ -20,6 +20,10 @@ func TestLockOrder(t *testing.T) {
 		m := &matrix{world: w, point: pointOf(t, p), fault: "nothing"}
 		m.live()
 	}
+	spares := w.Configured(testenv.Settings{"hypervisor.spares": "1"})
+	spares.OK("spare", "create")
+	spares.Started(nil, testenv.Args("sleep", "1000")).DeleteForced()
+	spares.OK("spare", "rm")
 	takers := takersOf(w.Read(w.trace))
 	held := make(map[string][]string) // by pid
 	taken := make(map[string]bool)
@@ -120,7 +124,7 @@ func documented(t *testing.T) []string {
 			order = append(order, name)
 		}
 	}
-	if len(order) != 3 {
+	if len(order) != 4 {
 		t.Fatalf("the table has %v", order)
 	}
 	return order

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // snapshot is what exists: processes, cgroups, mounts, interfaces, files in
@@ -104,16 +106,28 @@ func (s *Suite) look(before snapshot) []string {
 
 // cgroups gives the suite's cgroups. The tree is the whole machine's: what is
 // ours has a container's id in its name, or lies below a cgroup that is called
-// as the Prefix. conmon's own there is podman's, who never removes it.
+// as the Prefix, or is a spare's of a root of ours. conmon's own there is
+// podman's, who never removes it.
 func (s *Suite) cgroups() []string {
 	var found []string
 	filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() && d.Name() != "conmon" && (strings.Contains(d.Name(), s.Prefix+"-") || strings.Contains(path, "/"+s.Prefix+"/")) {
+		if err == nil && d.IsDir() && d.Name() != "conmon" && (strings.Contains(d.Name(), s.Prefix+"-") || strings.Contains(path, "/"+s.Prefix+"/") || s.spares(path)) {
 			found = append(found, path)
 		}
 		return nil
 	})
 	return found
+}
+
+// spares reports whether a cgroup is that of a spare machine of the suite's, by
+// the mark of the runtime: nothing of the suite is in its name.
+func (s *Suite) spares(path string) bool {
+	if !strings.HasPrefix(filepath.Base(path), "vc-runtime-spare-") {
+		return false
+	}
+	owner := make([]byte, 4096)
+	n, err := unix.Lgetxattr(path, "trusted.vc-runtime", owner)
+	return err == nil && strings.HasPrefix(string(owner[:n]), s.Dir+"/")
 }
 
 // rootLeaks gives the names below the runtime's state folder that belong to a

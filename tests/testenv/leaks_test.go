@@ -34,6 +34,16 @@ func TestLeaks(t *testing.T) {
 			os.WriteFile("/run/left", nil, 0o600)
 			return func() { os.Remove("/run/left") }
 		}, "file /run/left"},
+		{"spare's cgroup", func(e *Env) func() {
+			dir, err := os.MkdirTemp(cgroupMount(e), "vc-runtime-spare-")
+			if err != nil {
+				e.Fatal(err)
+			}
+			if err := unix.Setxattr(dir, "trusted.vc-runtime", []byte(filepath.Join(e.Root, "id")), 0); err != nil {
+				e.Error(err)
+			}
+			return func() { os.Remove(dir) }
+		}, "/vc-runtime-spare-"},
 		{"temporary file", func(e *Env) func() {
 			path := filepath.Join(e.tmp(), "left")
 			os.WriteFile(path, nil, 0o600)
@@ -125,4 +135,15 @@ func TestHeldOutput(t *testing.T) {
 			t.Errorf("process %d does not end", pid)
 		}
 	}
+}
+
+// cgroupMount is where a cgroup can be made.
+func cgroupMount(e *Env) string {
+	for _, dir := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup"} {
+		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
+			return dir
+		}
+	}
+	e.Skip("SKIPPED: no cgroups are mounted")
+	return ""
 }

@@ -300,3 +300,13 @@ func write(path, value string) error {
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
 }
+
+// Leave moves the caller out of the cgroup, into the one above it.
+func (c *Cgroup) Leave() error {
+	for _, g := range c.Groups {
+		if err := write(filepath.Join(filepath.Dir(g.Dir), "cgroup.procs"), strconv.Itoa(os.Getpid())); err != nil {
+			return fmt.Errorf("leave the cgroup: %w", err)
+		}
+	}
+	return nil
+}

@@ -114,6 +114,10 @@ type Hypervisor struct {
 	ConcurrentStarts int
 	Template         TemplateUse
 	Channel          Channel
+	// Spares is how many machines are kept that have started before anybody has
+	// asked for one; SpareTimeout is for how long nobody does.
+	Spares       int
+	SpareTimeout Duration
 	// CacheDir keeps templates, and what has been found out about the host.
 	CacheDir string
 }
@@ -179,6 +183,7 @@ func Default() *Config {
 			BootTimeout:   Seconds(60),
 			Template:      TemplateAuto,
 			Channel:       ChannelAuto,
+			SpareTimeout:  Seconds(600),
 			CacheDir:      "/var/cache/vc-runtime",
 		},
 		Network: Network{Mode: NetworkTC, Queues: 8, Vhost: VhostAuto},

@@ -56,6 +56,8 @@ func (c *Config) keys() []key {
 		{"hypervisor.boot_timeout", timeout(&h.BootTimeout)},
 		{"hypervisor.template", oneOf(&h.Template, TemplateAuto, TemplateOff)},
 		{"hypervisor.channel", oneOf(&h.Channel, ChannelAuto, ChannelVsock, ChannelSerial)},
+		{"hypervisor.spares", number(&h.Spares, 0, 16)},
+		{"hypervisor.spare_timeout", timeout(&h.SpareTimeout)},
 		{"hypervisor.cache_dir", folder(&h.CacheDir)},
 
 		{"network.mode", oneOf(&n.Mode, NetworkTC, NetworkMacvtap)},

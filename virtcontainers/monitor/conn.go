@@ -137,13 +137,22 @@ func (c *Conn) receiveBody(v any, head []byte, have int) error {
 func (c *Conn) Call(ctx context.Context, req *Request, file *os.File) (*Reply, error) {
 	defer trace.Begin(ctx, trace.Call, "monitor "+string(req.Op)).End()
 	req.Trace = trace.From(ctx).Path()
-	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
 	sendErr := c.Send(req, file)
 	// Also after an error: the peer may have answered before it hung up.
+	reply, err := c.Answer(ctx, req.Op)
+	if reply == nil {
+		err = errors.Join(err, sendErr)
+	}
+	return reply, err
+}
+
+// Answer is the second half of Call, for a request that was sent.
+func (c *Conn) Answer(ctx context.Context, op Op) (*Reply, error) {
+	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	var reply Reply
 	if _, err := c.Receive(&reply); err != nil {
-		return nil, gone(ctx, req.Op, errors.Join(sendErr, err))
+		return nil, gone(ctx, op, err)
 	}
 	if reply.Failure != nil {
 		return &reply, reply.Failure

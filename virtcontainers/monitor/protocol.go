@@ -29,6 +29,12 @@ const (
 	// inherits from the create that spawned it, and holds a claim as OpClaim
 	// does.
 	OpSandbox Op = "sandbox"
+	// OpSpare is the first request instead, to a monitor that is to have a
+	// machine ready for whoever asks for one. Its Reply says when that is so; by
+	// its socket others can ask for that, too.
+	// From then on OpSandbox, from who has claimed the spare, makes it the monitor
+	// of a sandbox: its Reply says that it is, and the connection is the claim.
+	OpSpare Op = "spare"
 	// OpClaim holds the container: until the claimant has sent OpClaimed on
 	// the same connection, its end means that nobody wants the container.
 	//
@@ -80,16 +86,19 @@ type Request struct {
 	// does for a container or sandbox goes into the trace of its creation.
 	Trace string `json:"trace,omitempty"`
 
-	Sandbox *SandboxConfig `json:"sandbox,omitempty"` // OpSandbox
-	Spec    []byte         `json:"spec,omitempty"`    // OpCreate, OpExec, OpUpdate: JSON for the guest
-	Image   *Image         `json:"image,omitempty"`   // OpCreate, where the rootfs is not shared
-	Disks   []disk.Disk    `json:"disks,omitempty"`   // OpCreate: block devices, each with a Node
-	Stdio   Stdio          `json:"stdio,omitzero"`    // OpCreate, OpExec
-	Stream  string         `json:"stream,omitempty"`  // OpStream: api.Kind
-	Signal  int            `json:"signal,omitempty"`  // OpSignal, OpStop
-	All     bool           `json:"all,omitempty"`     // OpSignal
-	Width   uint16         `json:"width,omitempty"`   // OpResize, in characters
-	Height  uint16         `json:"height,omitempty"`
+	Sandbox *SandboxConfig `json:"sandbox,omitempty"` // OpSandbox, OpSpare
+	// CallerOOMScore is the OOM score of who asks a spare with OpSandbox; a monitor
+	// that is spawned inherits it.
+	CallerOOMScore int         `json:"callerOOMScore,omitempty"`
+	Spec           []byte      `json:"spec,omitempty"`   // OpCreate, OpExec, OpUpdate: JSON for the guest
+	Image          *Image      `json:"image,omitempty"`  // OpCreate, where the rootfs is not shared
+	Disks          []disk.Disk `json:"disks,omitempty"`  // OpCreate: block devices, each with a Node
+	Stdio          Stdio       `json:"stdio,omitzero"`   // OpCreate, OpExec
+	Stream         string      `json:"stream,omitempty"` // OpStream: api.Kind
+	Signal         int         `json:"signal,omitempty"` // OpSignal, OpStop
+	All            bool        `json:"all,omitempty"`    // OpSignal
+	Width          uint16      `json:"width,omitempty"`  // OpResize, in characters
+	Height         uint16      `json:"height,omitempty"`
 	// Grace is how long OpStop with TERM waits before it kills, in
 	// nanoseconds; negative never escalates.
 	Grace int64 `json:"grace,omitempty"`
@@ -136,6 +145,9 @@ type SandboxConfig struct {
 	// OwnNetwork is set where the first container's network namespace is a fresh
 	// one, which goes with its shim.
 	OwnNetwork bool `json:"ownNetwork,omitempty"`
+	// Spare is set where nobody has asked for the machine yet: its start comes
+	// after all others', and where memory is short it ends no other one.
+	Spare bool `json:"spare,omitempty"`
 }
 
 // Stdio says which streams a process has; see the agent's protocol.

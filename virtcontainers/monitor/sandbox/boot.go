@@ -24,7 +24,7 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 	if err != nil {
 		return nil, err
 	}
-	b.started = started
+	b.started, b.spare = started, cfg.Spare
 	if err := failpoint.Here(failpoint.MonitorPlace); err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func Boot(ctx context.Context, cfg *monitor.SandboxConfig, started func(hypervis
 	if err != nil {
 		return nil, err
 	}
-	if err := b.room(); err != nil {
+	if err := b.roomAnyhow(ctx, cfg); err != nil {
 		return nil, errors.Join(err, place.Close())
 	}
 	m, err := b.bootAnyhow(ctx)
@@ -108,12 +108,15 @@ func (b *booting) boot(ctx context.Context) (*Machine, error) {
 	var notices []string
 	if b.hv.Template == config.TemplateAuto {
 		m, err := b.clone(ctx)
-		if err == nil || ctx.Err() != nil || errors.Is(err, hypervisor.ErrVsock) {
+		if err == nil || ctx.Err() != nil || b.spare || errors.Is(err, hypervisor.ErrVsock) {
 			return m, err
 		}
 		if !errors.Is(err, template.ErrFailedBefore) { // else it has been said
 			notices = append(notices, fmt.Sprintf("no clone, the virtual machine boots: %v", err))
 		}
+	}
+	if b.spare {
+		return nil, errors.New("a spare has to be a clone (hypervisor.template)")
 	}
 	ctx, cancel := b.limit(ctx)
 	defer cancel()

@@ -37,13 +37,47 @@ func Main(boot Booter) int {
 	// Without a limit: on a busy host a create may take its time, and its end is
 	// the connection's.
 	var req monitor.Request
-	if _, err := first.Receive(&req); err != nil || req.Op != monitor.OpSandbox || req.Sandbox == nil {
+	if _, err := first.Receive(&req); err != nil || req.Sandbox == nil {
 		return 1 // the create has died
 	}
-	if err := serveSandbox(&req, first, boot); err != nil {
+	serve := serveSandbox
+	switch req.Op {
+	case monitor.OpSandbox:
+	case monitor.OpSpare:
+		serve = serveSpare
+	default:
+		return 1
+	}
+	if err := serve(&req, first, boot); err != nil {
 		return 1
 	}
 	return 0
+}
+
+func openLog(dir string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(dir, logName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+}
+
+func newLog(w io.Writer) *logrus.Logger {
+	logger := logrus.New()
+	logger.SetOutput(w)
+	logger.SetLevel(logrus.DebugLevel)
+	// ttrpc logs through logrus's own logger, what a guest makes it say too.
+	logrus.SetOutput(io.Discard)
+	return logger
+}
+
+func inheritedListener() (*net.UnixListener, error) {
+	l, err := net.FileListener(os.NewFile(listenFD, "socket"))
+	if err != nil {
+		return nil, err
+	}
+	ul, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, fmt.Errorf("the inherited socket is %s", l.Addr().Network())
+	}
+	ul.SetUnlinkOnClose(false)
+	return ul, nil
 }
 
 func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error {
@@ -52,18 +86,12 @@ func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error 
 	if err != nil {
 		return err
 	}
-	dir := store.SandboxDir(cfg.ID)
-	logFile, err := os.OpenFile(filepath.Join(dir, logName), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	logFile, err := openLog(store.SandboxDir(cfg.ID))
 	if err != nil {
 		return err
 	}
 	defer logFile.Close()
-	logger := logrus.New()
-	logger.SetOutput(logFile)
-	logger.SetLevel(logrus.DebugLevel)
-	// ttrpc logs through logrus's own logger, what a guest makes it say too.
-	logrus.SetOutput(io.Discard)
-	log := logger.WithField("sandbox", cfg.ID)
+	log := newLog(logFile).WithField("sandbox", cfg.ID)
 
 	if err := failpoint.Here(failpoint.MonitorLock); err != nil {
 		return err
@@ -74,22 +102,17 @@ func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error 
 		return err
 	}
 	defer held.Close()
-	l, err := net.FileListener(os.NewFile(listenFD, "socket"))
+	l, err := inheritedListener()
 	if err != nil {
 		log.WithError(err).Error("use the inherited socket")
 		return err
 	}
-	ul, ok := l.(*net.UnixListener)
-	if !ok {
-		return fmt.Errorf("the inherited socket is %s", l.Addr().Network())
-	}
-	ul.SetUnlinkOnClose(false)
 	s := newSandbox(cfg, store, log)
 	if s.oomScore, err = monitor.SetOOMScore("self", monitor.OOMScore); err != nil {
 		log.WithError(err).Debug("this process's OOM score")
 	}
 	defer s.dumpOnSignal(logFile)()
-	err = s.Serve(s.traced(context.Background(), req), boot, ul, first, req.Container)
+	err = s.Serve(s.traced(context.Background(), req), boot, l, first, req.Container)
 	if err != nil {
 		log.WithError(err).Error("the sandbox has ended")
 	}

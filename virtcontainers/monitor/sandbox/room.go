@@ -13,9 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/hypervisor/queue"
+	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/spare"
 )
 
 // startsFolder is that of the queue, in the cache: machines of all roots are
@@ -23,12 +26,15 @@ import (
 const startsFolder = "starts"
 
 // place waits until it is this machine's turn to start. The place is held until
-// the machine needs the host less.
+// the machine needs the host less. A spare's turn comes after everybody's.
 func (b *booting) place(ctx context.Context) (*queue.Place, error) {
 	defer trace.Begin(ctx, trace.Phase, "wait for the turn").End()
 	q, err := queue.Open(filepath.Join(b.hv.CacheDir, startsFolder), b.hv.Starts(), b.bootLimit())
 	if err != nil {
 		return nil, err
+	}
+	if b.spare {
+		return q.EnterLast(ctx)
 	}
 	return q.Enter(ctx)
 }
@@ -37,9 +43,25 @@ func (b *booting) place(ctx context.Context) (*queue.Place, error) {
 // memory that the machine may take. What is there now may be gone when the
 // guest comes to use it: this is for an error that says what is wrong, instead
 // of a machine that is killed as soon as it runs.
-func (b *booting) room() error {
-	n := need{memory: b.hv.Memory, who: "a virtual machine", why: fmt.Sprintf("hypervisor.memory = %q", b.hv.Memory)}
-	return n.check(b.hv.MemoryReserve)
+func (b *booting) room() error { return Room(b.hv) }
+
+// Room is that check for a machine of a configuration.
+func Room(hv *config.Hypervisor) error {
+	n := need{memory: hv.Memory, who: "a virtual machine", why: fmt.Sprintf("hypervisor.memory = %q", hv.Memory)}
+	return n.check(hv.MemoryReserve)
+}
+
+// roomAnyhow is room, and ends spares to make some.
+func (b *booting) roomAnyhow(ctx context.Context, cfg *monitor.SandboxConfig) error {
+	err := b.room()
+	if b.hv.Spares == 0 || b.spare || !errors.Is(err, unix.ENOMEM) {
+		return err
+	}
+	store, openErr := state.Open(cfg.Root)
+	if openErr != nil || !spare.MakeRoom(ctx, store) {
+		return err
+	}
+	return b.room()
 }
 
 // describing is which part of its memory a guest's kernel needs at once to

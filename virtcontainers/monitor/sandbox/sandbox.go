@@ -55,9 +55,11 @@ type Machine struct {
 	// Notices are for the user who asked for the sandbox.
 	Notices []string
 
-	started  int64        // when the VM's start began, by trace.Now
-	template *os.File     // held while the template is in use; nil for none
-	place    *queue.Place // among the machines that start; nil for none
+	started  int64    // when the VM's start began, by trace.Now
+	template *os.File // held while the template is in use; nil for none
+	// templateKey is the template's name; "" for none.
+	templateKey string
+	place       *queue.Place // among the machines that start; nil for none
 }
 
 // Booter boots the machine of a sandbox, or clones a booted one. started is

@@ -52,7 +52,11 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 		}
 	}
 	span := trace.Begin(ctx, trace.Phase, "find the template")
-	entry, made, err := store.Get(ctx, key, b.makeTemplate)
+	maker := b.makeTemplate
+	if b.spare {
+		maker = nil // others would wait for what comes after them
+	}
+	entry, made, err := store.Get(ctx, key, maker)
 	span.End()
 	if err != nil {
 		return nil, err
@@ -71,7 +75,7 @@ func (b *booting) clone(ctx context.Context) (*Machine, error) {
 		}
 		return nil, err
 	}
-	m.template = use
+	m.template, m.templateKey = use, entry.Name()
 	if made {
 		m.Notices = append(m.Notices, "made a template of the virtual machine: others start faster from now on")
 		if hello, err := greetingOf(entry); err == nil && hello.Warning != "" {
@@ -231,6 +235,7 @@ type booting struct {
 	started func(hypervisor.VM) error
 	retry   bool // a template is made also if that has failed a moment ago
 	check   bool // a clone must have answered, also one of an old template
+	spare   bool // nobody has asked for it: only a clone will do
 
 	from *template.Entry // the template in use; nil for none
 	made bool            // and whether it is new

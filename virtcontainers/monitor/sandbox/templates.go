@@ -2,14 +2,18 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/spare"
 )
 
 // templatesFolder is that of the store, in the cache.
@@ -79,6 +83,26 @@ func (t *Templates) Create(ctx context.Context) (key string, made bool, err erro
 	return b.from.Name(), b.made, m.VM.Kill()
 }
 
+// Ensure is Create where there is no template.
+func (t *Templates) Ensure(ctx context.Context) error {
+	b, _, err := prepare(ctx, &t.cfg)
+	if err != nil {
+		return err
+	}
+	store, err := t.open()
+	if err != nil {
+		return err
+	}
+	key, err := template.NewKey(b.machine, b.imageID)
+	if err != nil {
+		return err
+	}
+	if _, _, err = store.Get(ctx, key, nil); errors.Is(err, template.ErrNone) {
+		_, _, err = t.Create(ctx)
+	}
+	return err
+}
+
 // List describes all templates, the one used last first.
 func (t *Templates) List() ([]TemplateInfo, error) {
 	store, err := t.open()
@@ -107,7 +131,23 @@ func (t *Templates) Remove(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	_, err = store.RemoveNamed(ctx, key)
+	name, err := store.RemoveNamed(ctx, key)
+	if err != nil {
+		return err
+	}
+	return t.endSpares(ctx, name)
+}
+
+// endSpares ends the spares that are clones of templates that have gone.
+func (t *Templates) endSpares(ctx context.Context, names ...string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	store, err := state.Open(t.cfg.Root)
+	if err != nil {
+		return err
+	}
+	_, err = spare.EndAll(ctx, store, func(sp *state.Spare) bool { return slices.Contains(names, sp.Template) })
 	return err
 }
 
@@ -118,7 +158,8 @@ func (t *Templates) Collect(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.Collect(ctx)
+	names, err := store.Collect(ctx)
+	return names, errors.Join(err, t.endSpares(ctx, names...))
 }
 
 func (t *Templates) open() (*template.Store, error) {

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vc-runtime/vc-runtime/virtcontainers"
+)
+
+func (p *program) spareCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "spare",
+		Usage: "look after the virtual machines that wait for containers",
+		Description: `With hypervisor.spares in the configuration virtual machines are started before
+anybody has asked for them. Creates take them and have others made; these
+commands are for whoever wants to do either by hand.`,
+		Action: noSubcommand,
+		Subcommands: []*cli.Command{
+			{
+				Name:            "create",
+				Usage:           "start those that are missing, and wait until they are ready",
+				HideHelpCommand: true,
+				Before:          arguments(0, 0),
+				Action:          p.with(func(c *cli.Context, rt verbs) error { return rt.FillSpares(c.Context) }),
+			},
+			{
+				Name:            "ls",
+				Usage:           "list them",
+				Flags:           []cli.Flag{formatFlag()},
+				HideHelpCommand: true,
+				Before:          arguments(0, 0),
+				Action:          p.with(listSpares),
+			},
+			{
+				Name:            "rm",
+				Usage:           "end all of them; the next create that finds none has others made",
+				HideHelpCommand: true,
+				Before:          arguments(0, 0),
+				Action:          p.with(func(c *cli.Context, rt verbs) error { return rt.EndSpares(c.Context) }),
+			},
+		},
+	}
+}
+
+func listSpares(c *cli.Context, rt verbs) error {
+	format := c.String("format")
+	if format != "table" && format != "json" {
+		return errFormat
+	}
+	all, err := rt.Spares()
+	if err != nil {
+		return err
+	}
+	if format == "json" {
+		return json.NewEncoder(c.App.Writer).Encode(all)
+	}
+	return spareTable(c.App.Writer, all, time.Now())
+}
+
+func spareTable(w io.Writer, all []virtcontainers.Spare, now time.Time) error {
+	table := tabwriter.NewWriter(w, 0, 1, 3, ' ', 0)
+	fmt.Fprint(table, "ID\tAGE\tMONITOR\tVM\tTEMPLATE\tSTATE\n")
+	for _, s := range all {
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", s.ID, now.Sub(s.Created).Round(time.Second), s.Monitor, s.VM, s.Template, s.State)
+	}
+	return table.Flush()
+}

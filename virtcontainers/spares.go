@@ -1,0 +1,171 @@
+package virtcontainers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/trace"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/spare"
+)
+
+// spares is how many there should be: only clones are kept.
+func (r *Runtime) spares() int {
+	if r.Config.Hypervisor.Template == config.TemplateOff {
+		return 0
+	}
+	return r.Config.Hypervisor.Spares
+}
+
+// takeSpare gives the sandbox a machine that waits for one, and the claim in it;
+// nil where there is none that fits, or works.
+func (r *Runtime) takeSpare(ctx context.Context, p *plan) *monitor.Conn {
+	defer trace.Begin(ctx, trace.Phase, "take a spare").End()
+	log := r.Log.WithField("container", p.ID)
+	conn, err := r.claimSpare(ctx, p)
+	if err == nil {
+		return conn
+	}
+	if errors.Is(err, state.ErrNotExist) {
+		log.Debug("there is no spare")
+		return nil
+	}
+	log.WithError(err).Warn("the spare is of no use: a machine is started")
+	return nil
+}
+
+// claimSpare claims the first spare that fits and hands it over. It gives
+// state.ErrNotExist where there is none.
+func (r *Runtime) claimSpare(ctx context.Context, p *plan) (*monitor.Conn, error) {
+	ids, _, err := r.Store.Spares()
+	if err != nil || len(ids) == 0 {
+		return nil, errors.Join(err, state.ErrNotExist)
+	}
+	key, err := spare.KeyOf(r.Config, r.Exe)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		sp, err := r.Store.Spare(id)
+		if err != nil || spare.Of(sp) != key || !spare.Usable(sp) {
+			continue
+		}
+		// Before the claim, so that its monitor sees the end of whoever claims it.
+		conn, err := monitor.Dial(r.Store.SpareDir(id))
+		if err != nil {
+			continue
+		}
+		err = failpoint.Here(failpoint.SpareClaim)
+		if err == nil {
+			err = r.Store.ClaimSpare(id, p.sandbox)
+		}
+		if errors.Is(err, state.ErrNotExist) { // another one was faster
+			conn.Close()
+			continue
+		}
+		if err != nil { // it is not ours
+			conn.Close()
+			return nil, err
+		}
+		if err := r.handOver(ctx, p, sp, conn); err != nil {
+			conn.Close()
+			return nil, errors.Join(err, r.dropSpare(ctx, p.sandbox, sp))
+		}
+		return conn, nil
+	}
+	return nil, state.ErrNotExist
+}
+
+// handOver makes a claimed spare's processes those of the sandbox.
+func (r *Runtime) handOver(ctx context.Context, p *plan, sp *state.Spare, conn *monitor.Conn) error {
+	sb := &state.Sandbox{ID: p.sandbox, Monitor: sp.Monitor, VM: sp.VM, BootID: sp.BootID, Created: time.Now().UTC()}
+	at, err := r.recordSandbox(ctx, p, sb)
+	if err != nil {
+		return err
+	}
+	if err := failpoint.Here(failpoint.SpareHandOver); err != nil {
+		return err
+	}
+	req := r.sandboxRequest(ctx, p, at)
+	if b, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
+		req.CallerOOMScore, _ = strconv.Atoi(strings.TrimSpace(string(b)))
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())
+	defer cancel()
+	if _, err := conn.Call(ctx, req, nil); err != nil {
+		return fmt.Errorf("hand over: %w", err)
+	}
+	return nil
+}
+
+// dropSpare ends what was claimed in vain, and makes room for another machine.
+// The sandbox's lock is held.
+func (r *Runtime) dropSpare(ctx context.Context, sandbox string, sp *state.Spare) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	sb, err := r.Store.Sandbox(sandbox)
+	if err == nil {
+		err = errors.Join(sb.Monitor.Kill(ctx), sb.VM.Kill(ctx), r.leavePlace(ctx, sandbox, sb.Cgroup), spare.RemoveCgroup(ctx, sp.Cgroup))
+	} else if errors.Is(err, state.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, r.Store.RemoveSandbox(sandbox))
+}
+
+// Spare describes a spare.
+type Spare struct {
+	ID       string    `json:"id"`
+	Created  time.Time `json:"created"`
+	Monitor  int       `json:"monitor"` // pid
+	VM       int       `json:"vm"`      // pid; 0 until it runs
+	Template string    `json:"template"`
+	// State is "ready"; "starting"; "dead" for what the next filler removes; or
+	// "other" where it waits for another configuration or other surroundings.
+	State string `json:"state"`
+}
+
+// Spares describes the spares of the root.
+func (r *Runtime) Spares() ([]Spare, error) {
+	ids, _, err := r.Store.Spares()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Spare, 0, len(ids)) // an array in JSON, never null
+	if len(ids) == 0 {
+		return all, nil
+	}
+	key, err := spare.KeyOf(r.Config, r.Exe)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		sp, err := r.Store.Spare(id)
+		if errors.Is(err, state.ErrNotExist) {
+			continue // claimed meanwhile, or only begun
+		}
+		if err != nil {
+			return nil, err
+		}
+		s := Spare{ID: id, Created: sp.Created, Monitor: sp.Monitor.Pid, VM: sp.VM.Pid, Template: sp.Template}
+		switch {
+		case !spare.Lives(sp):
+			s.State = "dead"
+		case !sp.Ready:
+			s.State = "starting"
+		case spare.Of(sp) != key:
+			s.State = "other"
+		default:
+			s.State = "ready"
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
