@@ -46,6 +46,25 @@ func (s *Shares) Mount(ctx context.Context, tag, dir string) error {
 	}
 }
 
+// Drain waits for an answer of the host's file server, which gives them in the
+// order of the questions. A server that has gone is asked nothing any more.
+func (s *Shares) Drain(ctx context.Context, dir string) error {
+	answered := make(chan error, 1)
+	go func() { // ends with the share's device, if not before
+		var st unix.Statfs_t
+		answered <- unix.Statfs(dir, &st)
+	}()
+	select {
+	case err := <-answered:
+		if err != nil && !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("ask for an answer of %s: %w", dir, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for an answer of %s: %w", dir, ctx.Err())
+	}
+}
+
 // Unmount writes the share back and unmounts it, plainly: when it returns
 // without an error nothing in the agent's mount namespace uses it. A dir that is
 // no mount is fine.

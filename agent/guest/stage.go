@@ -37,6 +37,9 @@ func (s Stage) Mount(_ context.Context, _, dir string) error {
 	return errors.Join(err, dst.Close())
 }
 
+// Drain has nothing to wait for.
+func (Stage) Drain(context.Context, string) error { return nil }
+
 // Unmount takes it away again.
 func (Stage) Unmount(_ context.Context, dir string) error {
 	if err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {

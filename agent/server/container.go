@@ -37,6 +37,7 @@ type container struct {
 	// Written by create; nil where there is none.
 	time   *timens.Namespace
 	notify *notifier
+	mounts *mountNamespace
 
 	mu    sync.Mutex
 	gone  bool                // guarded by mu; removing is closed
@@ -172,9 +173,14 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	if c.time, err = spec.clocks.namespace(); err != nil {
 		return 0, err
 	}
-	return c.spawn(initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
+	pid, err := c.spawn(initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
 		return c.host.cfg.Runtime.Create(ctx, c.name, c.dir, p)
 	})
+	if err != nil {
+		return 0, err
+	}
+	c.mounts, err = openMountNamespace(pid)
+	return pid, err
 }
 
 // listen makes the socket for sd_notify(3), once, and gives its folder.
@@ -318,6 +324,7 @@ func (c *container) remove(ctx context.Context) error {
 		c.waitProcesses(ctx),
 		c.closeStreams(),
 		c.host.cfg.Runtime.Forget(c.name),
+		c.releaseMounts(ctx),
 		c.unmount(ctx),
 		c.group.Remove(ctx),
 		c.removeDir(),

@@ -83,6 +83,8 @@ func (f *fakeShares) Mount(ctx context.Context, tag, dir string) error {
 	return nil
 }
 
+func (f *fakeShares) Drain(context.Context, string) error { return nil }
+
 func (f *fakeShares) Unmount(_ context.Context, dir string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

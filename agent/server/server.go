@@ -33,6 +33,9 @@ type Runtime interface {
 // Shares mounts folders of the host. Unmount of what is no mount is fine.
 type Shares interface {
 	Mount(ctx context.Context, tag, dir string) error
+	// Drain returns when nothing that was asked of the host before is on its way
+	// any more.
+	Drain(ctx context.Context, dir string) error
 	Unmount(ctx context.Context, dir string) error
 }
 

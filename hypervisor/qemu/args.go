@@ -38,6 +38,8 @@ type Layout struct {
 // kernelArgs are the parameters of every guest kernel.
 //
 //	panic=-1 reboot=t  a panic is a triple fault at once, which ends QEMU (-no-reboot)
+//	oops=panic     a kernel that found a bug of its own is not to be trusted, and what
+//	               was at work then never ends: the machine does
 //	tsc=reliable no_timer_check  no calibration against emulated timers
 //	cryptomgr.notests  without the self tests at boot: 0.2 s under TCG
 //	pcie_ports=compat  hotplug goes by ACPI: no port service to probe for
@@ -47,7 +49,7 @@ type Layout struct {
 //	lsm=           without AppArmor and Tomoyo, which have no rules in the guest and
 //	               stand in the way of every path; bpf bans vsock (agent/guest)
 var kernelArgs = []string{
-	"console=ttyS0", "quiet", "panic=-1", "reboot=t",
+	"console=ttyS0", "quiet", "panic=-1", "reboot=t", "oops=panic",
 	"tsc=reliable", "no_timer_check", "cryptomgr.notests", "pcie_ports=compat", "swiotlb=noforce",
 	"pcie_aspm=off", "lsm=landlock,yama,bpf",
 }

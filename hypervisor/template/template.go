@@ -28,7 +28,7 @@ import (
 
 // version is that of the files' format, and of everything in template and
 // clone that is not in the Key.
-const version = 5
+const version = 6
 
 // Names in a template's folder.
 const (
