@@ -49,8 +49,12 @@ func processes() string {
 		fmt.Fprintf(&b, "%s (child of %s, %s) %s %q\n", filepath.Base(dir), parent, state, stat[open:end+1],
 			strings.TrimRight(strings.ReplaceAll(string(line), "\x00", " "), " "))
 		if dir != "/proc/"+strconv.Itoa(os.Getpid()) { // whose goroutines say more
-			stack, _ := os.ReadFile(filepath.Join(dir, "stack"))
-			b.Write(stack)
+			threads, _ := filepath.Glob(filepath.Join(dir, "task/[0-9]*/stack"))
+			for _, thread := range threads {
+				stack, _ := os.ReadFile(thread)
+				b.Write(stack)
+				b.WriteByte('\n')
+			}
 		}
 		if b.Len() > maxProcesses {
 			return b.String()[:maxProcesses]

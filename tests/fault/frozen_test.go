@@ -87,6 +87,25 @@ func TestFileServerDies(t *testing.T) {
 	c.Delete()
 }
 
+// TestExitBesideFrozenFileServer: a process ends while a file is being read ahead for
+// it. The guest's kernel may not take the file's file system away meanwhile
+// (agent/server/mountns.go), or the process does not end.
+func TestExitBesideFrozenFileServer(t *testing.T) {
+	warm(t)
+	w := newWorld(t)
+	c := w.Started(nil, testenv.Shell("cp /bin/probe /dev && exec /dev/probe leave /bin/probe"))
+	if err := c.EndOfStdout(testenv.DefaultTimeout); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range victims("file server") {
+		w.Signal(pid, unix.SIGSTOP)
+	}
+	w.OK("kill", c.ID, "USR1")
+	w.Equal("exit code", c.Wait(testenv.DefaultTimeout), 7)
+	w.IsStatus(c.ID, "stopped")
+	c.Delete()
+}
+
 // within runs a command that must not take longer than bound.
 func (w *world) within(bound time.Duration, args ...string) {
 	w.Helper()

@@ -32,6 +32,7 @@ var probes = map[string]func(path string) error{
 	"replace": replace,
 	"notify":  notify,
 	"names":   names,
+	"leave":   leave,
 }
 
 func main() {
