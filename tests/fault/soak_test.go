@@ -142,7 +142,13 @@ func (w *world) life(rnd *rand.Rand) {
 	if res := w.Do("delete", "--force", id); res.Code != 0 {
 		w.Error(res)
 	}
-	if err := b.Overlay.Cycle(); err != nil {
+	// It can be unmounted at once. That its upper layer can be mounted again may take a
+	// moment: while any other process leaves a mount namespace, as the file servers of
+	// other lives do here, the copy of the mount in that one still counts (Linux,
+	// namespace_unlock waits for RCU before it lets go).
+	if err := b.Overlay.Unmount(); err != nil {
 		w.Error(err)
+		return
 	}
+	testenv.Eventually(w, testenv.DefaultTimeout, b.Overlay.Mount)
 }
