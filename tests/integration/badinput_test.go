@@ -205,8 +205,14 @@ func TestNotRoot(t *testing.T) {
 	if err := os.Chown(e.Root, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	res := e.Call(testenv.Command{
-		Args: []string{"create", "--bundle", b.Dir, e.ID()},
+	program, err := os.Open(e.Runtime) // it may lie below /root, where others find nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	res := e.Run(e, testenv.Command{
+		Path: "/proc/self/fd/3", Files: []*os.File{program},
+		Args: append(e.Globals(), "create", "--bundle", b.Dir, e.ID()),
 		Sys:  &syscall.SysProcAttr{Setpgid: true, Credential: &syscall.Credential{Uid: 65534, Gid: 65534}},
 	})
 	e.FailedWith(res, 1, "root")
