@@ -62,7 +62,8 @@ func tty(s *specs.Spec) { s.Process.Terminal = true }
 func terminalCases() []testCase {
 	return []testCase{
 		{name: "terminal", options: sh(awaitEnter+"tty; stty size; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; echo err >&2", tty), tty: true, enter: true, short: true},
-		{name: "terminal-console-size", options: sh(awaitEnter+"stty size", tty, process(func(p *specs.Process) { p.ConsoleSize = &specs.Box{Width: 100, Height: 30} })), tty: true, enter: true},
+		// runc gives the container the size of its own terminal, but not before it starts.
+		{name: "terminal-console-size", options: sh(awaitEnter+"for i in $(seq 100); do [ \"$(stty size)\" = '30 100' ] || break; sleep 0.1; done; stty size", tty, process(func(p *specs.Process) { p.ConsoleSize = &specs.Box{Width: 100, Height: 30} })), tty: true, enter: true},
 		{name: "terminal-modes", options: sh(awaitEnter+"stty -a | grep -oE -- '-?(icanon|echo|isig|opost|onlcr|icrnl|ixon|iexten)( |$)' | tr -d ' '", tty), tty: true, enter: true},
 		{name: "terminal-owner", options: sh(awaitEnter+"stat -c '%u %a' /dev/pts/0 /dev/console; ls -l /dev/console | cut -c1", tty, user(1000, 1000)), tty: true, enter: true},
 		{name: "terminal-session", options: sh(awaitEnter+`set -- $(cat /proc/self/stat); echo $5 $6 $8; ps -o pgid,tty,comm | sed -n 2p`, tty), tty: true, enter: true},
