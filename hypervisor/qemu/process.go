@@ -26,7 +26,6 @@ const firstFD = 3
 // spawn starts QEMU's process. The connection is its control socket, the
 // caller's to close unless it makes v.qmp of it.
 func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
-	tsc := measureTSC()
 	host, guest, err := sockets()
 	if err != nil {
 		return nil, nil, err
@@ -58,7 +57,7 @@ func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
 		inherited = append(inherited, device)
 	}
 	if cfg.Accel == hypervisor.AccelTCG && cfg.Template == nil {
-		l.TSC = tsc.kHz()
+		l.TSC = measureTSC().kHz()
 	}
 	v.cmd = command(cfg.Binary, Args(cfg, l), inherited, v.stderr)
 

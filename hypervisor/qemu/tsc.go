@@ -32,8 +32,7 @@ type moment struct {
 	doubt time.Duration // how much later it may have been
 }
 
-// measureTSC begins to measure. The longer it lasts, the less is to be waited
-// for in kHz.
+// measureTSC begins to measure, kHz ends it.
 func measureTSC() *tscClock {
 	c := &tscClock{read: tscCounter(), since: time.Since, base: time.Now()}
 	if c.read != nil {

@@ -247,7 +247,7 @@ func (p *pool) lock() *os.File {
 // others.
 func TestSpareOfOtherMachine(t *testing.T) {
 	if !allSpares() {
-		t.Skip("with VC_SPARES=all only: makes a template of its own")
+		t.Skip("NOT RUN: needs VC_SPARES=all (`make fault`): boots a machine for a template of its own, which takes long where it is emulated")
 	}
 	p := newPool(t, 1, nil)
 	was := p.fill(1)[0]
@@ -301,7 +301,7 @@ func TestSpareBroken(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if !tt.short && !allSpares() {
-				t.Skip("with VC_SPARES=all only")
+				t.Skip("NOT RUN: needs VC_SPARES=all (`make fault`): waits out timeouts")
 			}
 			p := &pool{p.With(t)}
 			was := p.ready(1)[0]
@@ -374,7 +374,7 @@ func TestSparesOff(t *testing.T) {
 // way is not taken.
 func TestSpareOutlivesTemplate(t *testing.T) {
 	if !allSpares() {
-		t.Skip("with VC_SPARES=all only: makes templates of its own")
+		t.Skip("NOT RUN: needs VC_SPARES=all (`make fault`): boots machines for templates of its own, which takes long where they are emulated")
 	}
 	dir := t.TempDir()
 	p := newPool(t, 1, testenv.Settings{"hypervisor.cache_dir": strconv.Quote(dir)})
