@@ -59,9 +59,9 @@ func (s *Store) LockSpares(ctx context.Context) (*SparesLock, error) {
 // LockOpenSpares is LockSpares for who has opened the file, which goes with the
 // lock. ErrNotExist says that all spares have been ended since.
 func (s *Store) LockOpenSpares(ctx context.Context, f *os.File) (*SparesLock, error) {
-	err := flockFile(f, unix.LOCK_NB)
+	err := filelock.Flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = filelock.Wait(ctx, func() error { return flockFile(f, 0) }, func() { f.Close() })
+		err = filelock.Wait(ctx, func() error { return filelock.Flock(f, unix.LOCK_EX) }, func() { f.Close() })
 		if err != nil && ctx.Err() != nil { // the file is closed when the wait in the kernel ends
 			return nil, fmt.Errorf("lock the spares: %w", err)
 		}
@@ -75,7 +75,7 @@ func (s *Store) TryLockSpares() (*SparesLock, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := s.lockedSpares(f, flockFile(f, unix.LOCK_NB))
+	l, err := s.lockedSpares(f, filelock.Flock(f, unix.LOCK_EX|unix.LOCK_NB))
 	if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, ErrNotExist) {
 		return nil, nil
 	}
@@ -107,15 +107,6 @@ func (l *SparesLock) current() error {
 		return ErrNotExist
 	}
 	return err
-}
-
-func flockFile(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|how)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
 
 // Close gives the lock to the next one who waits.

@@ -121,9 +121,9 @@ func (p *program) withImages(do func(*cli.Context, *image.Service) error) cli.Ac
 }
 
 func listImages(c *cli.Context, s *image.Service) error {
-	format := c.String("format")
-	if format != "table" && format != "json" {
-		return errFormat
+	asJSON, err := jsonFormat(c)
+	if err != nil {
+		return err
 	}
 	images, err := s.Store.Images()
 	if err != nil {
@@ -135,7 +135,7 @@ func listImages(c *cli.Context, s *image.Service) error {
 			fmt.Fprintln(c.App.Writer, img.ID())
 		}
 		return nil
-	case format == "json":
+	case asJSON:
 		if images == nil {
 			images = []*store.Image{} // an array, never null
 		}
@@ -243,12 +243,12 @@ func collectImages(c *cli.Context, s *image.Service) error {
 }
 
 func checkImages(c *cli.Context, s *image.Service) error {
-	format := c.String("format")
-	if format != "table" && format != "json" {
-		return errFormat
+	asJSON, err := jsonFormat(c)
+	if err != nil {
+		return err
 	}
 	problems, err := s.Fsck(c.Context, c.Bool("content"), c.Bool("repair"))
-	if format == "json" {
+	if asJSON {
 		if problems == nil {
 			problems = []store.Problem{}
 		}

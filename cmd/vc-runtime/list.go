@@ -45,10 +45,21 @@ func formatFlag() cli.Flag {
 	return &cli.StringFlag{Name: "format", Aliases: []string{"f"}, Value: "table", Usage: "select one of: table or json"}
 }
 
+// jsonFormat reports whether formatFlag asks for JSON, and not for a table.
+func jsonFormat(c *cli.Context) (bool, error) {
+	switch c.String("format") {
+	case "json":
+		return true, nil
+	case "table":
+		return false, nil
+	}
+	return false, errFormat
+}
+
 func list(c *cli.Context, rt verbs) error {
-	format := c.String("format")
-	if format != "table" && format != "json" {
-		return errFormat
+	asJSON, err := jsonFormat(c)
+	if err != nil {
+		return err
 	}
 	states, err := rt.List(c.Context)
 	if err != nil {
@@ -60,7 +71,7 @@ func list(c *cli.Context, rt verbs) error {
 			fmt.Fprintln(c.App.Writer, s.ID)
 		}
 		return nil
-	case format == "json":
+	case asJSON:
 		if states == nil {
 			states = []virtcontainers.State{} // an array, never null
 		}

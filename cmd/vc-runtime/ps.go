@@ -27,15 +27,15 @@ that of each detached exec.`,
 }
 
 func ps(c *cli.Context, rt verbs) error {
-	format := c.String("format")
-	if format != "table" && format != "json" {
-		return errFormat
+	asJSON, err := jsonFormat(c)
+	if err != nil {
+		return err
 	}
 	pids, err := rt.Processes(c.Context, c.Args().First())
 	if err != nil {
 		return err
 	}
-	if format == "json" {
+	if asJSON {
 		if pids == nil {
 			pids = []int{} // an array, never null
 		}

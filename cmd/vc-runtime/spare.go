@@ -48,15 +48,15 @@ commands are for whoever wants to do either by hand.`,
 }
 
 func listSpares(c *cli.Context, rt verbs) error {
-	format := c.String("format")
-	if format != "table" && format != "json" {
-		return errFormat
+	asJSON, err := jsonFormat(c)
+	if err != nil {
+		return err
 	}
 	all, err := rt.Spares()
 	if err != nil {
 		return err
 	}
-	if format == "json" {
+	if asJSON {
 		return json.NewEncoder(c.App.Writer).Encode(all)
 	}
 	return spareTable(c.App.Writer, all, time.Now())

@@ -111,15 +111,15 @@ func collectTemplates(c *cli.Context, t templates) error {
 }
 
 func listTemplates(c *cli.Context, t templates) error {
-	format := c.String("format")
-	if format != "table" && format != "json" {
-		return errFormat
+	asJSON, err := jsonFormat(c)
+	if err != nil {
+		return err
 	}
 	all, err := t.List()
 	if err != nil {
 		return err
 	}
-	if format == "json" {
+	if asJSON {
 		return json.NewEncoder(c.App.Writer).Encode(all)
 	}
 	return templateTable(c.App.Writer, all, time.Now())

@@ -21,16 +21,11 @@ func openLock(path string) (*os.File, error) {
 var errBusy = errors.New("locked by another process")
 
 func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EWOULDBLOCK):
-			return errBusy
-		default:
-			return wrap("flock", f.Name(), err)
-		}
+	err := filelock.Flock(f, how)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return errBusy
 	}
+	return wrap("flock", f.Name(), err)
 }
 
 func tryFlock(f *os.File, how int) error { return flock(f, how|unix.LOCK_NB) }

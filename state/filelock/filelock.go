@@ -2,7 +2,23 @@
 // free and not by looking again and again. Every process of the host uses it.
 package filelock
 
-import "context"
+import (
+	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Flock is flock(2), which signals do not interrupt.
+func Flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
 
 // Wait takes a lock, and gives the cause of ctx's end where that comes first.
 // lock blocks until it has the lock, as flock(2) does; giveBack undoes that.
