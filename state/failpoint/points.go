@@ -135,6 +135,7 @@ const (
 	ShimSpawnServer Name = "shim.spawn-server"
 	ShimCreate      Name = "shim.create"
 	ShimEnter       Name = "shim.enter"
+	ShimLeaveHost   Name = "shim.leave-host"
 	ShimConsole     Name = "shim.console"
 	ShimStreams     Name = "shim.streams"
 	ShimReport      Name = "shim.report"
@@ -266,6 +267,7 @@ var Points = []Point{
 	{ShimSpawnServer, Shim, Create, "the file server's process"},
 	{ShimCreate, Shim, Create, "the request to the monitor"},
 	{ShimEnter, Shim, Create, "the mount namespace that engines see"},
+	{ShimLeaveHost, Shim, Create, "the host's mounts, where the file server was started"},
 	{ShimConsole, Shim, Create, "the terminal"},
 	{ShimStreams, Shim, Create, "the connection of the streams"},
 	{ShimReport, Shim, Create, "the report to the command"},

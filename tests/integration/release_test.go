@@ -155,3 +155,30 @@ func TestFrozen(t *testing.T) {
 	e.Equal("exit code", c.Wait(time.Second), 137)
 	c.Delete()
 }
+
+// TestOthersRelease is the first promise for everybody else's mounts: a container
+// that lives holds none that was there when it was started, but its own. They are
+// private, as the folders are that podman mounts its containers in: an unmount by the
+// host does not reach copies of such a mount in other namespaces.
+func TestOthersRelease(t *testing.T) {
+	e := suite.New(t)
+	e.NeedVM()
+	private := e.Path("private")
+	if err := os.Mkdir(private, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(private, private, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(private, unix.MNT_DETACH) })
+	if err := unix.Mount("", private, "", unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	other := e.NewOverlay("private/other")
+	c := e.Started(nil, testenv.Shell("touch /ready; exec sleep 1000"))
+	c.WaitFor("ready")
+	if err := other.Cycle(); err != nil {
+		t.Errorf("an overlay that is not the container's: %v", err)
+	}
+	c.OK("kill", c.ID, "KILL")
+}

@@ -62,6 +62,7 @@ type Server struct {
 	// for the VM.
 	Socket *os.File
 	proc   *os.Process
+	mounts *os.File // the mount namespace that it was started in, until LeaveHost
 	stderr *tail
 	done   chan struct{}
 	err    error
@@ -127,6 +128,9 @@ func (s *Server) spawn(ctx context.Context, cfg *Config, dir string, l *net.Unix
 		span := trace.Begin(ctx, trace.Phase, "lay out the share")
 		err := stage(cfg, dir)
 		span.End()
+		if err == nil {
+			s.mounts, err = threadMounts()
+		}
 		if err != nil {
 			started <- err
 			return

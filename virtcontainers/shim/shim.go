@@ -183,6 +183,14 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 	if err != nil {
 		return nil, nil, err
 	}
+	if server != nil {
+		span := trace.Begin(ctx, trace.Phase, "leave the host's mounts")
+		err := server.LeaveHost()
+		span.End()
+		if err != nil {
+			return nil, nil, err
+		}
+	}
 	s.FlushTimeout, s.GiveUpOutput = cfg.FlushTimeout, true
 	term := Terminal{Width: cfg.Width, Height: cfg.Height}
 	if cfg.Terminal {
