@@ -127,8 +127,12 @@ demo: ## the life of one container, with times (needs root)
 	$(MAKE) build guest
 	hack/demo
 
-bench: build guest ## times beside runc, crun and runsc (needs root and `make deps`)
-	GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench
+bench: build guest ## every figure of docs/benchmarks.md, beside runc, crun, runsc and others: an hour or more (needs root and `make deps`)
+	SPARES=1 GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench -n 10 -svg docs/plots
+	GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench-files
+	hack/bench-images
+	hack/bench-network
+	$(GO) test -run '^$$' -bench Unpack -benchtime 5x ./tests/layers
 
 install: build guest ## into $(DESTDIR)$(PREFIX): bin and lib/vc-runtime/guest
 	install -D -m 0755 bin/vc-runtime $(DESTDIR)$(PREFIX)/bin/vc-runtime

@@ -61,8 +61,8 @@ func tty(s *specs.Spec) { s.Process.Terminal = true }
 
 func terminalCases() []testCase {
 	return []testCase{
-		{name: "terminal", options: sh(awaitEnter+"tty; stty size; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; echo err >&2", tty), tty: true, enter: true, short: true},
-		// runc gives the container the size of its own terminal, but not before it starts.
+		// runc gives a terminal the size of its own, but not before the container starts: until then it has none, or consoleSize.
+		{name: "terminal", options: sh(awaitEnter+"tty; for i in $(seq 100); do stty size >/dev/null 2>&1 && break; sleep 0.1; done; stty size; readlink /proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2; echo err >&2", tty), tty: true, enter: true, short: true},
 		{name: "terminal-console-size", options: sh(awaitEnter+"for i in $(seq 100); do [ \"$(stty size)\" = '30 100' ] || break; sleep 0.1; done; stty size", tty, process(func(p *specs.Process) { p.ConsoleSize = &specs.Box{Width: 100, Height: 30} })), tty: true, enter: true},
 		{name: "terminal-modes", options: sh(awaitEnter+"stty -a | grep -oE -- '-?(icanon|echo|isig|opost|onlcr|icrnl|ixon|iexten)( |$)' | tr -d ' '", tty), tty: true, enter: true},
 		{name: "terminal-owner", options: sh(awaitEnter+"stat -c '%u %a' /dev/pts/0 /dev/console; ls -l /dev/console | cut -c1", tty, user(1000, 1000)), tty: true, enter: true},
