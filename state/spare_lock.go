@@ -119,7 +119,11 @@ func (l *SparesLock) Close() error {
 // goes the folder of the spares, where there are none and nobody has come.
 func (l *SparesLock) Remove() error {
 	dir := filepath.Dir(l.path)
-	for _, path := range []string{filepath.Join(dir, sparesLog), l.path, dir} {
+	paths, err := filepath.Glob(filepath.Join(dir, spareFailure+"*")) // a writer may have been killed
+	if err != nil {
+		return fmt.Errorf("remove the spares' lock: %w", err)
+	}
+	for _, path := range append(paths, filepath.Join(dir, sparesLog), l.path, dir) {
 		err := os.Remove(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
 			return fmt.Errorf("remove the spares' lock: %w", err)
