@@ -96,14 +96,15 @@ func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
 		return &Orphan{Kind: OrphanVM, Owner: after(p.argv, "guest="), Why: "its monitor is dead"}
 	case strings.HasPrefix(filepath.Base(p.argv0()), "virtiofsd"):
 		dir := after(p.argv, "source=")
-		if filepath.Dir(dir) != filepath.Join(d.r.Store.Root(), "sandboxes") {
+		if in := filepath.Dir(dir); in != filepath.Join(d.r.Store.Root(), "sandboxes") && in != filepath.Join(d.r.Store.Root(), "spares") {
 			return nil
 		}
-		// The server is two processes, a parent and its child.
-		if parent.is(ShimCommand) || parent != nil && after(parent.argv, "source=") == dir {
+		// The server is two processes, a parent and its child. A spare's, for its
+		// rehearsal, is its monitor's.
+		if parent.is(ShimCommand) || parent.is(MonitorCommand) || parent != nil && after(parent.argv, "source=") == dir {
 			return nil
 		}
-		return &Orphan{Kind: OrphanServer, Owner: filepath.Base(dir), Why: "its shim is dead"}
+		return &Orphan{Kind: OrphanServer, Owner: filepath.Base(dir), Why: "its shim, or monitor, is dead"}
 	}
 	return nil
 }

@@ -127,19 +127,33 @@ type Spare struct {
 	Monitor  int       `json:"monitor"` // pid
 	VM       int       `json:"vm"`      // pid; 0 until it runs
 	Template string    `json:"template"`
-	// State is "ready"; "starting"; "dead" for what the next filler removes; or
-	// "other" where it waits for another configuration or other surroundings.
-	State string `json:"state"`
+	// State is "ready"; "starting"; "dead" for what the next filler removes; "other"
+	// where it waits for another configuration or other surroundings; or "failed":
+	// then there is none, and Failure says why.
+	State   string        `json:"state"`
+	Failure *SpareFailure `json:"failure,omitempty"`
 }
 
-// Spares describes the spares of the root.
+// SpareFailure says why there are no spares, after Count failures in a row, and
+// from when on a create tries again.
+type SpareFailure struct {
+	Error string    `json:"error"`
+	Count int       `json:"count"`
+	Retry time.Time `json:"retry"`
+}
+
+// Spares describes the spares of the root, and the last failure to make some.
 func (r *Runtime) Spares() ([]Spare, error) {
 	ids, _, err := r.Store.Spares()
 	if err != nil {
 		return nil, err
 	}
 	all := make([]Spare, 0, len(ids)) // an array in JSON, never null
-	if len(ids) == 0 {
+	failure, err := r.Store.SpareFailure()
+	if err != nil && !errors.Is(err, state.ErrNotExist) {
+		return nil, err
+	}
+	if len(ids) == 0 && failure == nil {
 		return all, nil
 	}
 	key, err := spare.KeyOf(r.Config, r.Exe)
@@ -166,6 +180,12 @@ func (r *Runtime) Spares() ([]Spare, error) {
 			s.State = "ready"
 		}
 		all = append(all, s)
+	}
+	if failure != nil && failure.Machine == key.Machine {
+		all = append(all, Spare{
+			Created: failure.Time, State: "failed",
+			Failure: &SpareFailure{Error: failure.Error, Count: failure.Count, Retry: failure.Retry()},
+		})
 	}
 	return all, nil
 }

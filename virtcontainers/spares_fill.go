@@ -47,7 +47,7 @@ func (r *Runtime) spawnFiller(ctx context.Context) error {
 		return err
 	}
 	missing, err := r.missingSpares(key)
-	if missing == 0 || err != nil {
+	if missing == 0 || err != nil || r.sparesFailed(key, time.Now()) {
 		return err
 	}
 	// Whoever ends all spares from now on means the filler's, too.
@@ -74,6 +74,13 @@ func (r *Runtime) spawnFiller(ctx context.Context) error {
 	return conn.Send(&monitor.Request{
 		Op: monitor.OpSpare, Sandbox: &monitor.SandboxConfig{Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config},
 	}, nil)
+}
+
+// sparesFailed reports whether spares could not be made so lately that nobody
+// tries again but spare create.
+func (r *Runtime) sparesFailed(key spare.Key, now time.Time) bool {
+	failure, err := r.Store.SpareFailure() // one that cannot be read keeps nobody
+	return err == nil && failure.Machine == key.Machine && failure.Waits(now)
 }
 
 // SparesMain is the filler. It gives the exit code.
@@ -125,6 +132,12 @@ func (r *Runtime) refillLocked(leave *os.File) error {
 	for _, conn := range started {
 		conn.Close()
 	}
+	if err == nil {
+		return nil
+	}
+	if key, keyErr := spare.KeyOf(r.Config, r.Exe); keyErr == nil {
+		err = errors.Join(err, r.Store.NoteSpareFailure(key.Machine, err))
+	}
 	return err
 }
 
@@ -136,6 +149,9 @@ func (r *Runtime) FillSpares(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.Store.ForgetSpareFailure(); err != nil {
+		return err
+	}
 	missing, err := r.missingSpares(key)
 	if err == nil && missing > 0 {
 		err = sandbox.NewTemplates(r.Config, r.Store.Root(), r.Exe).Ensure(ctx)
@@ -145,7 +161,7 @@ func (r *Runtime) FillSpares(ctx context.Context) error {
 	}
 	started, err := r.fillOnce(ctx)
 	errs := []error{err}
-	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CreateTimeout.Std()+cleanupTimeout)
+	ctx, cancel := context.WithTimeout(ctx, sandbox.SpareLimit(r.Config)+cleanupTimeout)
 	defer cancel()
 	for _, conn := range started {
 		_, err := conn.Answer(ctx, monitor.OpSpare)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/guest"
 	"github.com/vc-runtime/vc-runtime/agent/server"
 )
@@ -11,42 +12,10 @@ import (
 // rehearsalTime bounds a rehearsal, which takes a second under emulation.
 const rehearsalTime = 30 * time.Second
 
-// rehearsed is a container like those that podman, CRI-O and docker ask for. It
-// runs crun itself, the one program in reach.
-const rehearsed = `{
-	"ociVersion": "1.0.2",
-	"root": {"path": "rootfs"},
-	"hostname": "rehearsal",
-	"process": {
-		"user": {"uid": 0, "gid": 0, "additionalGids": [0]}, "cwd": "/", "args": ["program", "--version"],
-		"env": ["PATH=/bin", "TERM=xterm"], "noNewPrivileges": true,
-		"capabilities": {
-			"bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID"], "effective": ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID"],
-			"permitted": ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID"]
-		},
-		"rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}]
-	},
-	"mounts": [
-		{"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-		{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-		{"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-		{"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-		{"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]},
-		{"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
-		{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]}
-	],
-	"linux": {
-		"resources": {"devices": [{"allow": false, "access": "rwm"}], "memory": {"limit": 67108864}, "pids": {"limit": 100}},
-		"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}, {"type": "cgroup"}],
-		"maskedPaths": ["/proc/acpi", "/proc/kcore", "/proc/keys", "/sys/firmware"],
-		"readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"]
-	}
-}`
-
 // rehearse lets a server like the real one run a container.
 func rehearse(ctx context.Context, cfg server.Config, program string) error {
 	ctx, cancel := context.WithTimeout(ctx, rehearsalTime)
 	defer cancel()
 	cfg.Shares = guest.Stage{Program: program}
-	return server.New(cfg).Rehearse(ctx, "stage", []byte(rehearsed))
+	return server.New(cfg).Rehearse(ctx, "stage", []byte(api.RehearsedSpec))
 }

@@ -124,6 +124,7 @@ const (
 	SpareRecord   Name = "spare.record"
 	SpareBrief    Name = "spare.brief"
 	SpareStart    Name = "spare.start"
+	SpareRehearse Name = "spare.rehearse"
 	SpareReady    Name = "spare.ready"
 
 	ShimBegin       Name = "shim.begin"
@@ -281,6 +282,7 @@ var SparePoints = []Point{
 	{SpareRecord, Filler, Create, "the record of a spare, before its monitor and its cgroup"},
 	{SpareBrief, Filler, Create, "the request to a spare's new monitor"},
 	{SpareStart, Monitor, Create, "the start of a spare's machine"},
+	{SpareRehearse, Monitor, Create, "the rehearsal of a spare, its device plugged"},
 	{SpareReady, Monitor, Create, "the record that a spare is ready"},
 	{SpareClaim, Command, Create, "the claim on a spare"},
 	{SpareHandOver, Command, Create, "the request to a claimed spare"},

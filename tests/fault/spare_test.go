@@ -40,7 +40,7 @@ func spareFault(t *testing.T, point failpoint.Point, fault string) {
 		maker, caller = armed, w
 	}
 	made := maker.call("spare", "create")
-	if fails := point.Name == failpoint.SpareStart || point.Name == failpoint.SpareReady; fails == (made.Code == 0) {
+	if fails := slices.Contains([]failpoint.Name{failpoint.SpareStart, failpoint.SpareRehearse, failpoint.SpareReady}, point.Name); fails == (made.Code == 0) {
 		t.Errorf("spare create: %s", made)
 	}
 	id := w.ID()

@@ -124,6 +124,9 @@ func cgroupsOf(id string) []string {
 func TestSpareAdopted(t *testing.T) {
 	p := newPool(t, 1, nil)
 	was := p.fill(1)[0]
+	if servers := serversIn(p.Root); len(servers) != 0 {
+		t.Errorf("of its rehearsal the spare has the file servers %v left", servers)
+	}
 	if out := p.OK("list", "--quiet").Stdout; out != "" {
 		t.Errorf("a spare is listed as a container: %q", out)
 	}
@@ -158,7 +161,10 @@ func TestSpareAdopted(t *testing.T) {
 	}
 	p.OK("doctor", "--fix") // leaves both alone
 	c.Start()
-	p.OK("exec", id, "true")
+	// Of the rehearsal nothing is left in the guest: one device is there, its own.
+	if out := p.OK("exec", id, "sh", "-c", "ls -d /sys/bus/virtio/drivers/virtiofs/virtio* | wc -l; cat /proc/self/mountinfo").Stdout; !strings.HasPrefix(out, "1\n") || strings.Contains(out, "rehearsal") {
+		t.Errorf("the guest shows %s", out)
+	}
 	p.OK("kill", id, "KILL")
 	c.Delete()
 	p.Await(was.Monitor, time.Minute)
@@ -168,6 +174,16 @@ func TestSpareAdopted(t *testing.T) {
 	if res.Stdout != "hello\n" || !strings.Contains(p.Read(trace), `"adopt the spare"`) {
 		t.Errorf("no adoption in the trace of %s", res)
 	}
+}
+
+// serversIn are the file servers of the spares of a root.
+func serversIn(root string) (pids []int) {
+	for _, pid := range testenv.Processes("virtiofsd") {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(b), filepath.Join(root, "spares")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // Creates at the same time never share a spare, and those that find none start

@@ -22,7 +22,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -37,6 +36,8 @@ type Config struct {
 	Cache  string `json:"cache"`  // auto, always or never (virtiofsd(1))
 	Rootfs string `json:"rootfs"`
 	Binds  []Bind `json:"binds,omitempty"`
+
+	program []byte // of a scratch share, which has it in place of Rootfs
 }
 
 // Bind is a bind mount's source; the n-th one is at "m/n" in the share.
@@ -139,17 +140,21 @@ func (s *Server) spawn(ctx context.Context, cfg *Config, dir string, l *net.Unix
 			started <- err
 			return
 		}
-		defer trace.Begin(ctx, trace.Spawn, "start the file server").End()
+		span = trace.Begin(ctx, trace.Spawn, "start the file server")
 		s.proc, err = os.StartProcess(cfg.Server, append([]string{filepath.Base(cfg.Server)}, args(cfg, dir)...), &os.ProcAttr{
 			Dir:   "/",
 			Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 			Files: []*os.File{null, null, errW, lf},
-			Sys:   &syscall.SysProcAttr{Setpgid: true},
+			Sys:   cfg.processAttr(),
 		})
+		span.End()
 		if err != nil {
 			err = fmt.Errorf("start the file server: %w", err)
 		}
 		started <- err
+		if err == nil && cfg.program != nil {
+			<-s.done // its death signal is the end of this thread
+		}
 	}()
 	if err := <-started; err != nil {
 		errR.Close()
@@ -253,7 +258,12 @@ func stage(cfg *Config, dir string) error {
 			unix.Close(fd)
 		}
 	}()
-	for _, b := range append([]Bind{{Source: cfg.Rootfs, Recursive: true}}, cfg.Binds...) {
+	root, err := openRoot(cfg)
+	if err != nil {
+		return err
+	}
+	trees = append(trees, root)
+	for _, b := range cfg.Binds {
 		fd, err := openTree(b)
 		if err != nil {
 			return err

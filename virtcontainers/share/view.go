@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -96,13 +97,19 @@ func openView(cfg *Config) (root int, places []place, err error) {
 	return root, places, err
 }
 
-// newMount makes a detached mount of a file system of the kernel.
-func newMount(fstype string, attributes int) (int, error) {
+// newMount makes a detached mount of a file system of the kernel. Its options are
+// names, each with its value behind it.
+func newMount(fstype string, attributes int, options ...string) (int, error) {
 	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", fstype, err)
 	}
 	defer unix.Close(fs)
+	for o := range slices.Chunk(options, 2) {
+		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
+			return -1, fmt.Errorf("make a %s with %s=%s: %w", fstype, o[0], o[1], err)
+		}
+	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, fmt.Errorf("make a %s: %w", fstype, err)
 	}

@@ -26,10 +26,15 @@ import (
 const startsFolder = "starts"
 
 // place waits until it is this machine's turn to start. The place is held until
-// the machine needs the host less. A spare's turn comes after everybody's.
+// the machine needs the host less. A spare's turn comes after everybody's, however
+// long the starts of those take that make progress.
 func (b *booting) place(ctx context.Context) (*queue.Place, error) {
 	defer trace.Begin(ctx, trace.Phase, "wait for the turn").End()
-	q, err := queue.Open(filepath.Join(b.hv.CacheDir, startsFolder), b.hv.Starts(), b.bootLimit())
+	patience := b.bootLimit()
+	if b.spare {
+		patience *= mostRatio
+	}
+	q, err := queue.Open(filepath.Join(b.hv.CacheDir, startsFolder), b.hv.Starts(), patience)
 	if err != nil {
 		return nil, err
 	}

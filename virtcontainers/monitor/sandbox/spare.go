@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -15,7 +14,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
@@ -96,8 +94,13 @@ func serveSpare(req *monitor.Request, first *monitor.Conn, boot Booter) error {
 }
 
 // leaveWord writes down why there is no spare, where that outlives this one's
-// log.
+// log, and has creates wait before they try again.
 func (w *waiting) leaveWord(why error) {
+	if w.record != nil {
+		if err := w.store.NoteSpareFailure(w.record.Machine, why); err != nil {
+			w.log.WithError(err).Warn("record why there is no spare")
+		}
+	}
 	f, err := w.store.OpenSparesLog()
 	if err != nil {
 		w.log.WithError(err).Warn("the log of the spares")
@@ -107,11 +110,12 @@ func (w *waiting) leaveWord(why error) {
 	newLog(f).WithField("spare", w.id).WithError(why).Error("there is no spare")
 }
 
-// warm starts the machine and has it run a container. All of that may take as
-// long as a create: there will be another spare.
+// warm starts the machine and has it run a container. How long that may be without
+// progress each step knows.
 func (w *waiting) warm(boot Booter) error {
-	late := errors.New("the spare was not ready in time (runtime.create_timeout)")
-	ctx, cancel := context.WithTimeoutCause(context.Background(), w.cfg.Config.Runtime.CreateTimeout.Std(), late)
+	limit := SpareLimit(&w.cfg.Config)
+	late := fmt.Errorf("the spare was not ready in %s (%d times runtime.create_timeout)", limit, spareRatio)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, late)
 	defer cancel()
 	var err error
 	if w.record, err = w.store.Spare(w.id); err != nil {
@@ -144,10 +148,9 @@ func (w *waiting) warm(boot Booter) error {
 	if err := w.machine.outlived(); err != nil {
 		return err
 	}
-	limit, stop := context.WithTimeout(ctx, w.cfg.Config.Runtime.CallTimeout.Std())
-	defer stop()
-	if _, err := w.machine.Guest.Rehearse(limit, &api.Empty{}); err != nil {
-		return fmt.Errorf("rehearse a container: %w", err)
+	r := &rehearsing{m: w.machine, cfg: &w.cfg.Config, dir: w.store.SpareDir(w.id)}
+	if err := r.rehearse(ctx); err != nil {
+		return err
 	}
 	if err := w.machine.place.Close(); err != nil {
 		return err
@@ -156,7 +159,13 @@ func (w *waiting) warm(boot Booter) error {
 		return err
 	}
 	w.record.Ready = true
-	return w.store.SaveSpare(w.id, w.record)
+	if err := w.store.SaveSpare(w.id, w.record); err != nil {
+		return err
+	}
+	if err := w.store.ForgetSpareFailure(); err != nil {
+		w.log.WithError(err).Warn("creates go on to wait after an earlier failure")
+	}
+	return nil
 }
 
 // outlived gives an error where the template of the machine has gone.
@@ -348,7 +357,9 @@ func (w *waiting) become(conn *monitor.Conn, req *monitor.Request, l *net.UnixLi
 		err = w.machine.outlived()
 	}
 	if err == nil {
-		err = w.refresh(ctx)
+		limit, cancel := context.WithTimeout(ctx, w.cfg.Config.Runtime.TeardownTimeout.Std())
+		err = w.machine.refresh(limit)
+		cancel()
 	}
 	span.End()
 	if !reply(conn, err) && err == nil {
@@ -383,18 +394,4 @@ func (w *waiting) become(conn *monitor.Conn, req *monitor.Request, l *net.UnixLi
 		log.WithError(err).Error("the sandbox has ended")
 	}
 	return err
-}
-
-// refresh gives the guest what a clone gets when it starts: the time, and
-// entropy of its own.
-func (w *waiting) refresh(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, w.cfg.Config.Runtime.TeardownTimeout.Std())
-	defer cancel()
-	entropy := make([]byte, 64)
-	rand.Read(entropy) // never fails (crypto/rand)
-	_, err := w.machine.Guest.Refresh(ctx, &api.RefreshRequest{TimeNs: time.Now().UnixNano(), Entropy: entropy})
-	if err != nil {
-		return fmt.Errorf("refresh the guest: %w", err)
-	}
-	return nil
 }
