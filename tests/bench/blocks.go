@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,12 +17,15 @@ import (
 const (
 	kernelText  = 0xffffffff80000000
 	kernelRoom  = 1 << 30
+	blockRuns   = 3
+	blockLog    = "in_asm."
 	blockColumn = "| guest image | kernel | modules | programs | all | of them until create returns |"
 )
 
 // blocks counts the blocks of guest code that QEMU translates in the life of a
-// container in a clone. Under emulation that is what most of a start's time
-// goes to, and hardly depends on what else the machine does.
+// container in a clone, and in a spare where those are wanted. Under emulation
+// that is what most of a start's time goes to, and hardly depends on what else
+// the machine does.
 func (b *bench) blocks() error {
 	if len(b.images) == 0 {
 		return errors.New("no guest image: say -image")
@@ -35,63 +39,103 @@ func (b *bench) blocks() error {
 	if rt == "" {
 		return nil // only ours has a guest
 	}
-	const runs = 3
-	fmt.Printf("Blocks of guest code translated for `true` in a clone, medians of %d runs, by whose code it is:\n\n%s\n|---|---|---|---|---|---|\n", runs, blockColumn)
+	fmt.Printf("Blocks of guest code translated for `true` in a clone, medians of %d runs, by whose code it is:\n\n%s\n|---|---|---|---|---|---|\n", blockRuns, blockColumn)
 	for _, image := range b.images {
-		log := filepath.Join(b.dir, "in_asm")
-		config, err := b.loggingConfig(image, log)
-		if err != nil {
-			return err
-		}
-		got := make(map[string][]float64)
-		for i := range runs {
-			d, err := b.driver(fmt.Sprintf("%s --root %s --config %s", rt, filepath.Join(b.dir, "run"), config), fmt.Sprintf("blocks-%d", i))
-			if err != nil {
-				return err
+		for _, spares := range []int{0, 1} {
+			if spares > 0 && len(b.spares) == 0 {
+				continue
 			}
-			if i == 0 {
-				if err := d.run("template", "create"); err != nil {
-					return err
-				}
-			}
-			if err := b.countBlocks(d, log, got); err != nil {
+			if err := b.blocksOf(rt, image, spares); err != nil {
 				return err
 			}
 		}
-		fmt.Printf("| %s | %.0f | %.0f | %.0f | %.0f | %.0f |\n", filepath.Base(image),
-			median(got["kernel"]), median(got["modules"]), median(got["programs"]), median(got["all"]), median(got["create"]))
 	}
 	return nil
 }
 
-// loggingConfig makes a configuration whose clones log what they translate.
-func (b *bench) loggingConfig(image, log string) (string, error) {
+// blocksOf is blocks for one guest image, with so many spares.
+func (b *bench) blocksOf(rt, image string, spares int) error {
+	dir, err := os.MkdirTemp(b.dir, "blocks")
+	if err != nil {
+		return err
+	}
+	config, err := loggingConfig(image, dir, spares)
+	if err != nil {
+		return err
+	}
+	flags := fmt.Sprintf("%s --root %s --config %s", rt, filepath.Join(dir, "run"), config)
+	got := make(map[string][]float64)
+	for i := range blockRuns {
+		d, err := b.driver(flags, fmt.Sprintf("blocks-%d", i))
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			if err := d.run("template", "create"); err != nil {
+				return err
+			}
+		}
+		if err := b.countBlocks(d, dir, spares > 0, got); err != nil {
+			return err
+		}
+	}
+	name := filepath.Base(image)
+	if spares > 0 {
+		name += ", a spare machine"
+	}
+	fmt.Printf("| %s | %.0f | %.0f | %.0f | %.0f | %.0f |\n", name,
+		median(got["kernel"]), median(got["modules"]), median(got["programs"]), median(got["all"]), median(got["create"]))
+	return nil
+}
+
+// loggingConfig makes a configuration in dir whose clones log what they
+// translate, each in a file of its own.
+func loggingConfig(image, dir string, spares int) (string, error) {
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp(b.dir, "blocks")
-	if err != nil {
-		return "", err
-	}
 	wrapper := filepath.Join(dir, "qemu")
-	script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *' -incoming '*) set -- \"$@\" -d in_asm -D %s ;; esac\nexec %s \"$@\"\n", log, qemu)
+	script := fmt.Sprintf("#!/bin/sh\ncase \" $* \" in *' -incoming '*) set -- \"$@\" -d in_asm -D %s ;; esac\nexec %s \"$@\"\n",
+		filepath.Join(dir, blockLog+"%d"), qemu) // QEMU writes its pid
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
 		return "", err
 	}
 	config := filepath.Join(dir, "config.toml")
-	text := fmt.Sprintf("[hypervisor]\nqemu = %q\nguest_image = %q\ncache_dir = %q\nmemory = \"%dM\"\naccel = \"tcg\"\n",
-		wrapper, image, filepath.Join(dir, "cache"), bootMemory)
+	text := fmt.Sprintf("[hypervisor]\nqemu = %q\nguest_image = %q\ncache_dir = %q\nmemory = \"%dM\"\naccel = \"tcg\"\nspares = %d\n",
+		wrapper, image, filepath.Join(dir, "cache"), bootMemory, spares)
 	return config, os.WriteFile(config, []byte(text), 0o644)
 }
 
-// countBlocks drives one container and adds what was translated for it.
-func (b *bench) countBlocks(d *driver, log string, got map[string][]float64) error {
+// countBlocks drives one container and adds what was translated for it: by the
+// machine that it started, or by the spare that it took from when it did.
+func (b *bench) countBlocks(d *driver, dir string, spare bool, got map[string][]float64) error {
+	if err := removeLogs(dir); err != nil {
+		return err
+	}
+	var log string
+	var before int64
+	if spare {
+		if err := d.run("spare", "create"); err != nil {
+			return err
+		}
+		defer d.run("spare", "rm")
+		var err error
+		if log, before, err = onlyLog(dir); err != nil {
+			return err
+		}
+	}
 	pid, err := d.create(b.quick)
 	if err != nil {
 		return err
 	}
-	created, err := readBlocks(log)
+	if !spare {
+		log, _, err = onlyLog(dir)
+	}
+	var created map[string]int
+	if err == nil {
+		created, err = readBlocks(log, before)
+	}
 	if err == nil {
 		err = d.run("start", d.id)
 	}
@@ -102,7 +146,7 @@ func (b *bench) countBlocks(d *driver, log string, got map[string][]float64) err
 	if err := d.delete(); err != nil {
 		return err
 	}
-	all, err := readBlocks(log)
+	all, err := readBlocks(log, before)
 	if err != nil {
 		return err
 	}
@@ -113,14 +157,42 @@ func (b *bench) countBlocks(d *driver, log string, got map[string][]float64) err
 	return nil
 }
 
+// removeLogs removes what QEMU has written in a folder.
+func removeLogs(dir string) error {
+	logs, err := filepath.Glob(filepath.Join(dir, blockLog+"*"))
+	for _, log := range logs {
+		err = errors.Join(err, os.Remove(log))
+	}
+	return err
+}
+
+// onlyLog gives the log of the one machine that there is, and its size.
+func onlyLog(dir string) (path string, size int64, err error) {
+	logs, err := filepath.Glob(filepath.Join(dir, blockLog+"*"))
+	if err != nil {
+		return "", 0, err
+	}
+	if len(logs) != 1 {
+		return "", 0, fmt.Errorf("%q: expected the log of one QEMU", logs)
+	}
+	info, err := os.Stat(logs[0])
+	if err != nil {
+		return "", 0, err
+	}
+	return logs[0], info.Size(), nil
+}
+
 // readBlocks counts the blocks in a log of QEMU's (-d in_asm): of each the first
-// instruction follows a line with IN.
-func readBlocks(path string) (map[string]int, error) {
+// instruction follows a line with IN. It begins at an offset.
+func readBlocks(path string, from int64) (map[string]int, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		return nil, err
+	}
 	n := make(map[string]int)
 	first := false
 	for lines := bufio.NewScanner(f); lines.Scan(); {
