@@ -13,6 +13,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/state/lifecycle"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/shim"
@@ -21,16 +22,10 @@ import (
 // Exec runs a further process in a container, in its guest. It gives the
 // process's exit code, or 0 at once where it is to be detached.
 func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
-	r.Reap(ctx)
-	rec, err := r.record(o.ID)
+	span := trace.Begin(ctx, trace.Phase, "find the container")
+	rec, err := r.execIn(ctx, o)
+	span.End()
 	if err != nil {
-		return 255, err
-	}
-	st, ok := r.reconcile(ctx, rec)
-	if !ok {
-		return 255, state.ErrNotExist
-	}
-	if err := lifecycle.Allow(lifecycle.OpExec, st, lifecycle.Options{ID: o.ID, IgnorePaused: o.IgnorePaused}); err != nil {
 		return 255, err
 	}
 	var process specs.Process
@@ -66,6 +61,20 @@ func (r *Runtime) Exec(ctx context.Context, o ExecOptions) (int, error) {
 	return 0, nil
 }
 
+// execIn gives the container, where something can be executed in it now.
+func (r *Runtime) execIn(ctx context.Context, o ExecOptions) (*state.Container, error) {
+	r.Reap(ctx)
+	rec, err := r.record(o.ID)
+	if err != nil {
+		return nil, err
+	}
+	st, ok := r.reconcile(ctx, rec)
+	if !ok {
+		return nil, state.ErrNotExist
+	}
+	return rec, lifecycle.Allow(lifecycle.OpExec, st, lifecycle.Options{ID: o.ID, IgnorePaused: o.IgnorePaused})
+}
+
 // execForeground is its own shim.
 func (r *Runtime) execForeground(ctx context.Context, rec *state.Container, o ExecOptions, guest []byte, process *specs.Process) (int, error) {
 	signals := make(chan os.Signal, 64)
@@ -94,13 +103,18 @@ func (r *Runtime) execForeground(ctx context.Context, rec *state.Container, o Ex
 			term.Width, term.Height = uint16(size.Width), uint16(size.Height)
 		}
 	}
-	if err := s.Connect(o.Stdin, o.Stdout, o.Stderr, term); err != nil {
+	span := trace.Begin(ctx, trace.Phase, "connect the streams")
+	err = s.Connect(ctx, o.Stdin, o.Stdout, o.Stderr, term)
+	span.End()
+	if err != nil {
 		return 255, err
 	}
 	if err := writePidFile(o.PidFile, os.Getpid()); err != nil {
 		return 255, err
 	}
+	span = trace.Begin(ctx, trace.Phase, "wait for the end")
 	code, err := s.Wait(signals)
+	span.End()
 	if errors.Is(err, monitor.ErrGone) {
 		return code, nil // the VM has ended, and the process with it
 	}

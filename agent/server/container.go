@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -173,7 +174,7 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	if c.time, err = spec.clocks.namespace(); err != nil {
 		return 0, err
 	}
-	pid, err := c.spawn(initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
+	pid, err := c.spawn(ctx, initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
 		return c.host.cfg.Runtime.Create(ctx, c.name, c.dir, p)
 	})
 	if err != nil {
@@ -204,11 +205,13 @@ func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int,
 	if !ok {
 		return 0, fmt.Errorf("container %s is not running: %w", c.name, syscall.ESRCH)
 	}
+	span := spans.Begin(ctx, "confine the process")
 	spec, err := confineProcess(req.GetSpec(), req.GetStdio().GetTerminal(), func() ([]byte, error) { return passwdOf(child.Pid) })
+	span.End()
 	if err != nil {
 		return 0, err
 	}
-	pid, err := c.spawn(req.GetProcess(), req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
+	pid, err := c.spawn(ctx, req.GetProcess(), req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
 		return c.host.cfg.Runtime.Exec(ctx, c.name, spec.config, p)
 	})
 	if _, ok := init.running(); err != nil && !ok {
@@ -218,7 +221,7 @@ func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int,
 }
 
 // spawn makes a process's streams, starts it, and keeps it under its name.
-func (c *container) spawn(name string, want *api.Stdio, spec *guestSpec, start func(crun.Process) (*crun.Started, error)) (int, error) {
+func (c *container) spawn(ctx context.Context, name string, want *api.Stdio, spec *guestSpec, start func(crun.Process) (*crun.Started, error)) (int, error) {
 	streams, fds, err := newStdio(want)
 	if err != nil {
 		return 0, err
@@ -235,7 +238,8 @@ func (c *container) spawn(name string, want *api.Stdio, spec *guestSpec, start f
 		err = spec.priority.give(st)
 	}
 	if st != nil {
-		p.started(st.Child, func() bool { return c.group.OOMKills() > 0 })
+		life := spans.Begin(spans.With(ctx, c.host.cfg.Spans), strings.TrimSpace("process "+name)) // it outlasts this lane's call
+		p.started(life, st.Child, func() bool { return c.group.OOMKills() > 0 })
 		if p.unwanted.Load() {
 			err = errors.Join(err, fmt.Errorf("process %q was killed while it started: %w", name, syscall.ESRCH))
 		}

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/vc-runtime/vc-runtime/agent/reaper"
+	"github.com/vc-runtime/vc-runtime/agent/spans"
 )
 
 // process is a process that the host knows by name.
@@ -24,12 +25,13 @@ func newProcess(io *stdio) *process {
 }
 
 // started sets the child and waits for its end in the background. oom is asked
-// once it has ended.
-func (p *process) started(child *reaper.Child, oom func() bool) {
+// once it has ended, and life is then over.
+func (p *process) started(life spans.Span, child *reaper.Child, oom func() bool) {
 	p.child = child
 	close(p.ready)
 	go func() {
 		<-child.Done()
+		life.End()
 		p.oom = oom()
 		p.io.exit()
 		close(p.done)

@@ -118,9 +118,22 @@ func (s *Server) serveStream(stream net.Conn, calls *handoff) {
 		}
 		return
 	}
-	if err := s.serveStdio(stream, h); err != nil {
+	life := spans.Begin(spans.With(context.Background(), s.cfg.Spans), string(h.Kind))
+	if err := s.serveStdio(&noted{Conn: stream, life: life}, h); err != nil {
 		s.cfg.Log.Printf("stream %q of %.300q/%.300q: %v", h.Kind, h.Container, h.Process, err)
 	}
+}
+
+// noted is a stream whose life is noted before the host can see its end.
+type noted struct {
+	net.Conn
+	life spans.Span
+	once sync.Once
+}
+
+func (n *noted) Close() error {
+	n.once.Do(n.life.End)
+	return n.Conn.Close()
 }
 
 func (s *Server) serveStdio(stream net.Conn, h api.StreamHeader) error {

@@ -62,6 +62,11 @@ func (p *program) exec(c *cli.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	stop, err := p.trace(c)
+	if err != nil {
+		return 0, err
+	}
+	defer stop()
 	for _, path := range c.StringSlice("cgroup") {
 		if path != "/" {
 			return 0, errors.New("--cgroup: only '/' is supported, the container's own cgroup")

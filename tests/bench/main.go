@@ -35,7 +35,7 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 type bench struct {
 	rts    list
 	n      int           // runs of each runtime
-	settle time.Duration // before memory is measured
+	settle time.Duration // before memory, or an exec, is measured
 	svg    string        // folder for plots; "" for none
 	counts []int         // of containers at once
 	images list          // guest images to boot
@@ -53,14 +53,14 @@ var parts = []struct {
 	run  func(*bench) error
 }{
 	{"cycle", (*bench).cycles}, {"ops", (*bench).operations}, {"many", (*bench).many},
-	{"memory", (*bench).memory}, {"boot", (*bench).boots}, {"blocks", (*bench).blocks}, {"timeline", (*bench).timeline},
+	{"memory", (*bench).memory}, {"boot", (*bench).boots}, {"blocks", (*bench).blocks}, {"exec", (*bench).execs}, {"timeline", (*bench).timeline},
 }
 
 func main() {
 	b := &bench{counts: []int{1, 5, 10, 20}}
 	flag.Var(&b.rts, "rt", "a runtime with its global flags; may be given several times")
 	flag.IntVar(&b.n, "n", 10, "runs of each runtime")
-	flag.DurationVar(&b.settle, "settle", 5*time.Second, "how long containers sleep before their memory is measured")
+	flag.DurationVar(&b.settle, "settle", 5*time.Second, "how long containers sleep before their memory, or an exec, is measured")
 	flag.StringVar(&b.svg, "svg", "", "folder to write plots into")
 	flag.Var(&b.spares, "spares", "that runtime, of -rt, has spare machines made before each cycle; may be given several times")
 	flag.Var(&b.images, "image", "folder of a guest image to boot; may be given several times")

@@ -187,14 +187,20 @@ func (f *footprint) add(o footprint) {
 	f.rss, f.pss, f.private, f.vm = f.rss+o.rss, f.pss+o.pss, f.private+o.private, f.vm+o.vm
 }
 
-func footprintOf(pid int) footprint {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid)) // it may have just ended
+// processName is the program's, and its sub-command's where it has one.
+func processName(pid int) string {
 	cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	argv := strings.Split(string(cmdline), "\x00")
-	f := footprint{name: filepath.Base(argv[0]), vm: guestMemory(pid)}
+	name := filepath.Base(argv[0])
 	if len(argv) > 1 && !strings.HasPrefix(argv[1], "-") {
-		f.name += " " + argv[1]
+		name += " " + argv[1]
 	}
+	return name
+}
+
+func footprintOf(pid int) footprint {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid)) // it may have just ended
+	f := footprint{name: processName(pid), vm: guestMemory(pid)}
 	f.rss, f.pss = value(string(b), "Rss:"), value(string(b), "Pss:")
 	f.private = value(string(b), "Private_Clean:") + value(string(b), "Private_Dirty:")
 	return f

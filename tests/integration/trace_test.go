@@ -24,36 +24,67 @@ func TestTrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := processNames(created)
-	command := find(t, created, names, "vc-runtime create", "create")
-	// What nests, in whatever process it is: the inner lies within the outer.
-	nested := []struct{ in, what string }{
-		{"shim of " + id, "monitor create"},
-		{"monitor of " + id, "create"},
-		{"monitor of " + id, "agent CreateContainer"},
-		{trace.GuestName(id), "CreateContainer"},
-		{trace.GuestName(id), "crun create"},
-	}
-	outer := command
-	for _, n := range nested {
-		inner := find(t, created, names, n.in, n.what)
-		// The guest's clock is known to some milliseconds.
-		const slack = 100_000.0 // µs
-		if inner.Time < outer.Time-slack || inner.Time+inner.Duration > outer.Time+outer.Duration+slack {
-			t.Errorf("%s of %s is not within %s: %+v, %+v", n.what, n.in, outer.Name, inner, outer)
-		}
-		outer = inner
-	}
+	nest(t, created, names,
+		place{"vc-runtime create", "create"},
+		place{"shim of " + id, "monitor create"},
+		place{"monitor of " + id, "create"},
+		place{"monitor of " + id, "agent CreateContainer"},
+		place{trace.GuestName(id), "CreateContainer"},
+		place{trace.GuestName(id), "crun create"},
+	)
 	e.OK("--trace", path, "start", id)
+	traceExec(t, e, path, id)
 	e.OK("--trace", path, "kill", id, "KILL")
 	e.OK("--trace", path, "delete", "--force", id)
 	summary := e.OK("trace", "summary", path).Stdout
 	for _, want := range []string{"create " + id + ": ", "start " + id + ": ", "kill " + id + ": ", "delete " + id + ": ",
-		"processes started: ", "in the guest 1", "start QEMU", "start the file server", "qmp device_add", "shim 1"} {
+		"exec " + id + ": ", "processes started: ", "in the guest 1", "start QEMU", "start the file server", "qmp device_add", "shim 1"} {
 		if !strings.Contains(summary, want) {
 			t.Errorf("%q is not in the summary:\n%s", want, summary)
 		}
 	}
 	e.Fails("something else than a trace", "--trace", b.Dir+"/config.json", "state", id)
+}
+
+// traceExec traces an exec from the command to the end of its output.
+func traceExec(t *testing.T, e *testenv.Env, path, id string) {
+	t.Helper()
+	if out := e.OK("--trace", path, "exec", id, "echo", "hello").Stdout; out != "hello\n" {
+		t.Errorf("output %q", out)
+	}
+	events, err := trace.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := processNames(events)
+	guest, monitor, command := trace.GuestName(id), "monitor of "+id, "vc-runtime exec"
+	all := place{command, "exec"}
+	nest(t, events, names, all, place{command, "monitor exec"}, place{monitor, "exec"}, place{monitor, "agent ExecProcess"},
+		place{guest, "ExecProcess"}, place{guest, "crun exec"})
+	nest(t, events, names, all, place{command, "connect the streams"}, place{command, "monitor stream"}, place{monitor, "open stdout"})
+	nest(t, events, names, all, place{monitor, "wait for the process"})
+	nest(t, events, names, all, place{monitor, "wait for the output"})
+	nest(t, events, names, all, place{guest, "stdout"})
+	nest(t, events, names, all, place{guest, "process e1"})
+}
+
+// place is a span: in which process it is and what it is called.
+type place struct{ in, what string }
+
+// nest looks whether each span lies within the one before it, whatever process
+// they are in.
+func nest(t *testing.T, events []trace.Event, names map[int]string, spans ...place) {
+	t.Helper()
+	outer := find(t, events, names, spans[0].in, spans[0].what)
+	for _, p := range spans[1:] {
+		inner := find(t, events, names, p.in, p.what)
+		// The guest's clock is known to some milliseconds.
+		const slack = 100_000.0 // µs
+		if inner.Time < outer.Time-slack || inner.Time+inner.Duration > outer.Time+outer.Duration+slack {
+			t.Errorf("%s of %s is not within %s: %+v, %+v", p.what, p.in, outer.Name, inner, outer)
+		}
+		outer = inner
+	}
 }
 
 func processNames(events []trace.Event) map[int]string {

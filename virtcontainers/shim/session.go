@@ -100,13 +100,13 @@ func (s *Session) awaitExit() {
 }
 
 // Connect joins the process's streams with the given files.
-func (s *Session) Connect(stdin, stdout, stderr *os.File, term Terminal) error {
+func (s *Session) Connect(ctx context.Context, stdin, stdout, stderr *os.File, term Terminal) error {
 	s.term = term
 	if s.stdio.Terminal {
 		if !s.resize() && term.Width != 0 && term.Height != 0 {
 			s.sendSize(term.Width, term.Height)
 		}
-		c, err := s.stream(api.KindConsole)
+		c, err := s.stream(ctx, api.KindConsole)
 		if err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (s *Session) Connect(stdin, stdout, stderr *os.File, term Terminal) error {
 		return nil
 	}
 	if s.stdio.Stdin {
-		c, err := s.stream(api.KindStdin)
+		c, err := s.stream(ctx, api.KindStdin)
 		if err != nil {
 			return err
 		}
@@ -136,7 +136,7 @@ func (s *Session) Connect(stdin, stdout, stderr *os.File, term Terminal) error {
 		if !o.on {
 			continue
 		}
-		c, err := s.stream(o.kind)
+		c, err := s.stream(ctx, o.kind)
 		if err != nil {
 			return err
 		}
@@ -173,12 +173,12 @@ func giveUp(f *os.File) {
 	unix.Dup3(null, int(f.Fd()), unix.O_CLOEXEC)
 }
 
-func (s *Session) stream(kind api.Kind) (*net.UnixConn, error) {
+func (s *Session) stream(ctx context.Context, kind api.Kind) (*net.UnixConn, error) {
 	conn, err := monitor.Dial(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), streamTimeout)
+	ctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
 	_, err = conn.Call(ctx, &monitor.Request{
 		Op: monitor.OpStream, Container: s.container, Process: s.process, Stream: string(kind),

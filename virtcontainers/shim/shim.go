@@ -209,7 +209,7 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 		return nil, nil, err
 	}
 	span := trace.Begin(ctx, trace.Phase, "connect the streams")
-	err = s.Connect(os.Stdin, os.Stdout, os.Stderr, term)
+	err = s.Connect(ctx, os.Stdin, os.Stdout, os.Stderr, term)
 	span.End()
 	if err != nil {
 		return nil, nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/agent/client"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
@@ -224,7 +225,6 @@ func (c *container) exec(ctx context.Context, conn *monitor.Conn, req *monitor.R
 		c.forget(p)
 		return nil, err
 	}
-	c.s.guestSpans(ctx, m)
 	p.control()
 	p.watch()
 	return p, nil
@@ -238,14 +238,18 @@ func (c *container) forget(p *process) {
 
 // waitExec waits for the end of an exec'd process, and ends it when its shim
 // has gone.
-func (p *process) waitExec() *monitor.Exit {
+func (p *process) waitExec(ctx context.Context) *monitor.Exit {
+	span := trace.Begin(ctx, trace.Phase, "wait for the process")
 	select {
 	case <-p.ended:
 	case <-p.controlEnded:
 		p.signalQuietly(unix.SIGKILL)
 		<-p.ended
 	}
+	span.End()
+	span = trace.Begin(ctx, trace.Phase, "wait for the output")
 	p.flush()
+	span.End()
 	exit := p.exit
 	exit.Killed = p.c.isKilled()
 	return &exit

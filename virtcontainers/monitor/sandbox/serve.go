@@ -250,7 +250,9 @@ func (s *Sandbox) serveExec(ctx context.Context, conn *monitor.Conn, req *monito
 		reply(conn, err)
 		return
 	}
+	span := trace.Begin(ctx, trace.Phase, "exec")
 	p, err := c.exec(ctx, conn, req)
+	span.End()
 	if err != nil {
 		reply(conn, err)
 		return
@@ -259,7 +261,8 @@ func (s *Sandbox) serveExec(ctx context.Context, conn *monitor.Conn, req *monito
 	if err := conn.Send(&monitor.Reply{Process: p.id}, nil); err != nil {
 		p.signalQuietly(unix.SIGKILL)
 	}
-	exit := p.waitExec()
+	exit := p.waitExec(ctx)
+	s.guestSpans(ctx, s.machine)
 	conn.Send(&monitor.Reply{Exit: exit}, nil)
 	// The shim's connection ends when it has passed the exit on.
 	select {
