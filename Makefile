@@ -37,8 +37,9 @@ guest: $(GUEST) ## the guest image: build/guest (REFRESH=1: with newer Debian pa
 deps: ## install what Debian 12 lacks to build, run and test (needs root)
 	hack/deps build run test
 
+# Without the manual pages that the command line's library could make, and the parser of Markdown behind them, whose tables each command would build first.
 bin/vc-runtime: $(SOURCES) build/version
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o $@ ./cmd/vc-runtime
+	CGO_ENABLED=0 $(GO) build -tags urfave_cli_no_docs -trimpath -buildvcs=false -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o $@ ./cmd/vc-runtime
 
 # No build id and no commit: the same sources give the same guest image.
 $(AGENT): $(SOURCES) build/version
