@@ -52,9 +52,13 @@ func TestPod(t *testing.T) {
 	p.Equal("a container that came later", p.sh(c, "cat /dev/shm/file"), "shared")
 }
 
-// TestPodStopped stops the pod with its containers running.
+// TestPodStopped has a pod take the machine that waits for one, and stops it with
+// its containers running.
 func TestPodStopped(t *testing.T) {
+	s := keepSpare(t)
+	was := s.only()
 	p := newPod(t, nil)
+	s.taken(was, p.id)
 	ids := []string{p.container("a", nil, "sleep", "1000000"), p.container("b", nil, "sh", "-c", obeys)}
 	call(p, p.StopPodSandbox, &cri.StopPodSandboxRequest{PodSandboxId: p.id})
 	for _, id := range ids {
@@ -65,6 +69,7 @@ func TestPodStopped(t *testing.T) {
 	if st := call(p, p.PodSandboxStatus, &cri.PodSandboxStatusRequest{PodSandboxId: p.id}).Status; st.State != cri.PodSandboxState_SANDBOX_NOTREADY {
 		t.Errorf("the pod is %s", st.State)
 	}
+	s.OK("spare", "rm") // the next one, which the pod has had made
 	p.Equal("processes of QEMU", len(testenv.Processes("qemu-system-x86")), 0)
 }
 
