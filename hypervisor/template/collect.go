@@ -10,8 +10,8 @@ import (
 )
 
 // asidePrefix begins the names of folders that are being made or removed.
-// Who holds the lock knows that those that are there were left by a process
-// that was killed.
+// Who holds the lock, and is the one that makes a template or knows that nobody
+// does, knows that those that are there were left by a process that was killed.
 const asidePrefix = ".aside-"
 
 // What is kept of templates that are not asked for: the last ones used, in
@@ -74,11 +74,11 @@ func (s *Store) collect() (removed []string, err error) {
 		}
 		removed = append(removed, t.Name)
 	}
-	return removed, errors.Join(append(errs, s.sweep())...)
+	return removed, errors.Join(errs...)
 }
 
 // sweep removes what makers that were killed have left, and the marks of old
-// failures.
+// failures. The lock is held, and nobody else makes a template.
 func (s *Store) sweep() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

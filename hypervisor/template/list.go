@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/hypervisor"
@@ -148,7 +149,13 @@ func (s *Store) Collect(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	defer lock.Close()
-	return s.collect()
+	removed, err := s.collect()
+	making := flock.New(filepath.Join(s.dir, makingName))
+	defer making.Close()
+	if free, tryErr := making.TryLock(); tryErr != nil || !free {
+		return removed, errors.Join(err, tryErr) // what is aside is being made
+	}
+	return removed, errors.Join(err, s.sweep())
 }
 
 // Use says that a machine was cloned from the template, until it is closed or

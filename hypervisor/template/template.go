@@ -165,24 +165,26 @@ func (s *Store) Get(ctx context.Context, key Key, make Maker) (e *Entry, made bo
 	if make == nil {
 		return nil, false, ErrNone
 	}
-	lock, err := s.lock(ctx)
+	making, err := s.hold(ctx, makingName)
 	if err != nil {
 		return nil, false, err
 	}
-	defer lock.Close()
+	defer making.Close()
 	e, err = read(dir, key)
 	if err == nil { // made while we waited
 		return e, false, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) { // damaged
-		if err := os.RemoveAll(dir); err != nil {
+		if err := s.Remove(ctx, &Entry{dir: dir}); err != nil {
 			return nil, false, fmt.Errorf("templates: %w", err)
 		}
 	}
 	if info, err := os.Stat(dir + failedSuffix); err == nil && time.Since(info.ModTime()) < retryAfter {
 		return nil, false, fmt.Errorf("%w, at %s", ErrFailedBefore, info.ModTime().Format(time.TimeOnly))
 	}
-	s.collect() // what could not be removed only takes room
+	if err := s.makeRoom(ctx); err != nil {
+		return nil, false, err
+	}
 	if err := s.make(ctx, dir, key, make); err != nil {
 		if ctx.Err() == nil {
 			err = errors.Join(err, markFailed(dir))
@@ -193,14 +195,36 @@ func (s *Store) Get(ctx context.Context, key Key, make Maker) (e *Entry, made bo
 	return e, err == nil, err
 }
 
-// lock is for making and removing. One that uses a template needs none: the
-// folder appears and goes whole.
-func (s *Store) lock(ctx context.Context) (*flock.Flock, error) {
-	lock := flock.New(filepath.Join(s.dir, "lock"))
-	if err := filelock.Wait(ctx, lock.Lock, func() { lock.Close() }); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", lock.Path(), err)
+// Two files say what goes on. Who makes a template, which takes as long as its
+// guest, has making: one does at a time, on the whole host, and the others want the
+// result. Who puts one in place, or removes some, has lock, for moments. One that
+// uses a template needs neither: the folder appears and goes whole.
+const (
+	makingName = "making"
+	lockName   = "lock"
+)
+
+// lock waits for the lock, which nobody has while he waits for a guest.
+func (s *Store) lock(ctx context.Context) (*flock.Flock, error) { return s.hold(ctx, lockName) }
+
+func (s *Store) hold(ctx context.Context, name string) (*flock.Flock, error) {
+	f := flock.New(filepath.Join(s.dir, name))
+	if err := filelock.Wait(ctx, f.Lock, func() { f.Close() }); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", f.Path(), err)
 	}
-	return lock, nil
+	return f, nil
+}
+
+// makeRoom removes what is of no use any more. Whoever calls it makes a template.
+func (s *Store) makeRoom(ctx context.Context) error {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	s.collect() // what could not be removed only takes room
+	s.sweep()
+	return nil
 }
 
 // make makes the template aside and renames it into place.
@@ -239,6 +263,11 @@ func (s *Store) make(ctx context.Context, dir string, key Key, make Maker) (err 
 			return err
 		}
 	}
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	return os.Rename(aside, dir)
 }
 

@@ -71,14 +71,14 @@ func (f *fixture) get(key Key, made bool) *Entry {
 	return e
 }
 
-// names are those of the store's folder, without the lock's.
+// names are those of the store's folder, without the two that say what goes on.
 func (f *fixture) names() string {
 	f.Helper()
 	entries, err := os.ReadDir(f.store.dir)
 	f.must(err)
 	var names []string
 	for _, e := range entries {
-		if e.Name() != "lock" {
+		if e.Name() != lockName && e.Name() != makingName {
 			names = append(names, e.Name())
 		}
 	}
@@ -220,6 +220,37 @@ func TestReject(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if f.names() != filepath.Base(e.dir)+failedSuffix {
+		t.Errorf("left: %s", f.names())
+	}
+}
+
+// TestCollectWhileMaking: who looks after the templates does not wait for a guest,
+// and takes nothing away from who makes one.
+func TestCollectWhileMaking(t *testing.T) {
+	f := newFixture(t)
+	first := f.get(f.key(), true)
+	f.machine.MemoryMiB = 2
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	_, made, err := f.store.Get(ctx, f.key(), func(ctx context.Context, to hypervisor.Template) (json.RawMessage, error) {
+		if _, err := f.store.Collect(ctx); err != nil {
+			t.Error(err)
+		}
+		if _, err := f.store.RemoveNamed(ctx, first.Name()); err != nil {
+			t.Error(err)
+		}
+		return f.make(ctx, to)
+	})
+	f.must(err)
+	if want, _ := f.key().name(); !made || f.names() != want {
+		t.Errorf("made %v, left: %s", made, f.names())
+	}
+	// What a maker that was killed has left goes.
+	f.must(os.Mkdir(filepath.Join(f.store.dir, asidePrefix+"1"), 0o700))
+	if _, err := f.store.Collect(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if want, _ := f.key().name(); f.names() != want {
 		t.Errorf("left: %s", f.names())
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -36,9 +35,11 @@ type networker interface {
 // attachment joins the VM to the network namespace of the sandbox's first
 // container, which the others share.
 type attachment struct {
-	mu sync.Mutex // guards what follows, and lets one sync run at a time
-	at *network.Attachment
-	ns namespaceID // of at
+	// turn has room for whoever uses what follows, one at a time. It is no mutex,
+	// as sync waits for the guest.
+	turn chan struct{}
+	at   *network.Attachment
+	ns   namespaceID // of at
 	// forwarder is nil until a is attached, where forwards is not set, and
 	// where the kernel cannot forward.
 	forwarder *network.Forwarder
@@ -70,8 +71,10 @@ func idOf(ns *os.File) (namespaceID, error) {
 // called at both, and complete before the process runs.
 func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error {
 	defer trace.Begin(ctx, trace.Phase, "network").End()
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	if err := a.begin(ctx); err != nil {
+		return err
+	}
+	defer a.end()
 	if err := a.enter(ctx, m, shim, cpus); err != nil {
 		return err
 	}
@@ -85,9 +88,21 @@ func (a *attachment) sync(ctx context.Context, m *Machine, shim, cpus int) error
 	return nil
 }
 
+// begin waits for the turn, until ctx ends.
+func (a *attachment) begin(ctx context.Context) error {
+	select {
+	case a.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another change of the interfaces: %w", context.Cause(ctx))
+	}
+}
+
+func (a *attachment) end() { <-a.turn }
+
 // resolve has the guest reach the DNS server that listens in the namespace, where
-// there is one: docker starts it once its interfaces are wired. It is called with
-// mu held.
+// there is one: docker starts it once its interfaces are wired. It is called in
+// one's turn.
 func (a *attachment) resolve(ctx context.Context, guest Guest, shim int) error {
 	if a.resolver != nil {
 		return nil
@@ -125,7 +140,7 @@ func openNamespace(shim int) (*os.File, error) {
 }
 
 // enter attaches to the namespace that the shim is in. All containers of a
-// sandbox must be in one: they share the VM's network. It is called with mu held.
+// sandbox must be in one: they share the VM's network. It is called in one's turn.
 func (a *attachment) enter(ctx context.Context, m *Machine, shim, cpus int) error {
 	ns, err := openNamespace(shim)
 	if err != nil {
@@ -167,7 +182,7 @@ func (a *attachment) options(cpus int) network.Options {
 }
 
 // logEndpoints says what the packets go through, once for each interface. It is
-// called with mu held.
+// called in one's turn.
 func (a *attachment) logEndpoints() {
 	fields := logrus.Fields{}
 	if err := network.CheckVhost(); a.config.Vhost == config.VhostAuto && err != nil {
@@ -222,30 +237,38 @@ func notOurs(id namespaceID) error {
 }
 
 func (a *attachment) leave() error {
-	a.mu.Lock()
-	if a.at != nil && a.at.Connected() {
-		a.mu.Unlock()
-		return errors.New("the machine has interfaces in the container's own network namespace")
-	}
-	a.mu.Unlock()
-	if err := a.close(); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), networkTimeout)
+	defer cancel()
+	if err := a.begin(ctx); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	defer a.end()
+	if a.at != nil && a.at.Connected() {
+		return errors.New("the machine has interfaces in the container's own network namespace")
+	}
+	if err := a.undo(ctx); err != nil {
+		return err
+	}
 	a.at = nil
 	return nil
 }
 
 // close takes back what was made in the namespace.
 func (a *attachment) close() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), networkTimeout)
+	defer cancel()
+	if err := a.begin(ctx); err != nil {
+		return err
+	}
+	defer a.end()
+	return a.undo(ctx)
+}
+
+// undo is close, in one's turn.
+func (a *attachment) undo(ctx context.Context) error {
 	if a.at == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), networkTimeout)
-	defer cancel()
 	if a.forwarder != nil {
 		if err := a.forwarder.Close(); err != nil {
 			a.log.WithError(err).Warn("end the port forwarding")

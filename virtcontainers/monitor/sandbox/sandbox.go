@@ -121,6 +121,7 @@ type Sandbox struct {
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
 	return &Sandbox{
 		cfg: cfg, store: store, log: log, shimOf: peerProcess, setOOMScore: monitor.SetOOMScore, net: &attachment{
+			turn:     make(chan struct{}, 1),
 			forwards: !cfg.OwnNetwork, config: cfg.Config.Network, log: log, limit: cfg.Config.Runtime.CallTimeout.Std(),
 		}, size: newSizer(cfg),
 		booted:     make(chan struct{}),

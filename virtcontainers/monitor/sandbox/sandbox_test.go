@@ -491,7 +491,7 @@ func TestConsoleTailIsTame(t *testing.T) {
 }
 
 func TestHostNetworkIsRefused(t *testing.T) {
-	var a attachment
+	a := &attachment{turn: make(chan struct{}, 1)}
 	if err := a.sync(t.Context(), nil, os.Getpid(), 1); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Fatalf("got %v", err)
 	}
