@@ -91,19 +91,15 @@ func (s *Store) Container(id string) (*Container, error) {
 	if err := c.check(id); err != nil {
 		return nil, corrupt(s.path(containersDir, id, containerRecord), err)
 	}
-	boot, err := BootID()
-	if err != nil {
+	if err := forgetBefore(c.BootID, &c.Creator, &c.Shim); err != nil {
 		return nil, err
-	}
-	if c.BootID != boot {
-		c.Creator, c.Shim = Process{}, Process{}
 	}
 	return c, nil
 }
 
 // SaveContainer writes the record of a container. On an error the old record
-// stays, if there was one, and nothing else is left. The caller holds the
-// id's lock.
+// stays, if there was one, and nothing else is left. The caller's operation is
+// under way with the id.
 func (s *Store) SaveContainer(c *Container) error {
 	if err := ValidateID(c.ID); err != nil {
 		return err
@@ -113,12 +109,8 @@ func (s *Store) SaveContainer(c *Container) error {
 	}
 	rec := *c
 	rec.Version = containerVersion
-	if rec.BootID == "" {
-		boot, err := BootID()
-		if err != nil {
-			return err
-		}
-		rec.BootID = boot
+	if err := stampBoot(&rec.BootID); err != nil {
+		return err
 	}
 	if err := s.save(containersDir, c.ID, containerRecord, &rec); err != nil {
 		return fmt.Errorf("write the state of container %s: %w", c.ID, err)
@@ -128,8 +120,8 @@ func (s *Store) SaveContainer(c *Container) error {
 
 // RemoveContainer removes the record of a container, and what an interrupted
 // SaveContainer has left. That there is none is no error. Files that are not
-// ours stay, with the record, and the error names them. The caller holds the
-// id's lock.
+// ours stay, with the record, and the error names them. The caller's operation is
+// under way with the id.
 func (s *Store) RemoveContainer(id string) error {
 	if err := ValidateID(id); err != nil {
 		return err

@@ -422,9 +422,9 @@ func fullDisk(dir string) error {
 // lockWithoutRoom takes a lock, one after another, where there is room for no
 // more files.
 func lockWithoutRoom(s *Store, dir string) error {
-	l, err := s.Lock(context.Background(), "c1") // which makes the folder
+	l, err := s.Begin(context.Background(), "c1", lifecycle.OpCreate) // which makes the folder
 	if err == nil {
-		err = l.Release()
+		err = l.End()
 	}
 	var n int
 	for err == nil {
@@ -438,11 +438,11 @@ func lockWithoutRoom(s *Store, dir string) error {
 		return fmt.Errorf("fill the file system: %w", err)
 	}
 	for range 2 {
-		l, err := s.Lock(context.Background(), "c1")
+		l, err := s.Begin(context.Background(), "c1", lifecycle.OpCreate)
 		if err != nil {
 			return fmt.Errorf("lock without room: %w", err)
 		}
-		if err := l.Release(); err != nil {
+		if err := l.End(); err != nil {
 			return err
 		}
 	}

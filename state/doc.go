@@ -1,10 +1,10 @@
 // Package state keeps what has to outlive a process: the records of
-// containers and sandboxes, the lock of each container id, and the proof that
-// a sandbox's monitor lives. It also identifies processes.
+// containers and sandboxes, which operation is under way with a container id, the
+// lock of each sandbox id, and the proof that a sandbox's monitor lives. It also identifies processes.
 //
 // The commands use it, and the monitor, which records its VM and holds its
 // sandbox's lock. The shims and the guest do not. docs/state.md describes the
-// files and who takes which lock.
+// files, docs/locking.md who takes which lock.
 //
 // A record says how far a container has come, never that it has stopped:
 // package lifecycle derives that from what is alive.

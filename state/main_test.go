@@ -18,12 +18,12 @@ const roleVar = "STATE_TEST_ROLE"
 // roles is what the test binary can play, by name. Each returns the exit code.
 func roles() map[string]func(args []string) int {
 	return map[string]func([]string) int{
-		"sleep":       playSleep,
-		"leaderless":  playLeaderless,
-		"lock-loop":   playLockLoop,
-		"lock-holder": playLockHolder,
-		"monitor":     playMonitor,
-		"full-disk":   playFullDisk,
+		"sleep":            playSleep,
+		"leaderless":       playLeaderless,
+		"operation-loop":   playOperations,
+		"operation-holder": playOperation,
+		"monitor":          playMonitor,
+		"full-disk":        playFullDisk,
 	}
 }
 

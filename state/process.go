@@ -30,6 +30,29 @@ func FindProcess(pid int) (Process, error) {
 	return Process{Pid: pid, StartTime: st.start}, nil
 }
 
+// forgetBefore empties the processes of a record that is of an earlier boot: a
+// stranger may have their pids by now.
+func forgetBefore(recorded string, processes ...*Process) error {
+	boot, err := BootID()
+	if err != nil || recorded == boot {
+		return err
+	}
+	for _, p := range processes {
+		*p = Process{}
+	}
+	return nil
+}
+
+// stampBoot makes a record one of this boot, unless it is of one already.
+func stampBoot(recorded *string) error {
+	if *recorded != "" {
+		return nil
+	}
+	boot, err := BootID()
+	*recorded = boot
+	return err
+}
+
 // Self is the calling process.
 func Self() (Process, error) { return FindProcess(os.Getpid()) }
 

@@ -63,12 +63,8 @@ func (s *Store) Sandbox(id string) (*Sandbox, error) {
 	if sb.ID != id {
 		return nil, corrupt(s.path(sandboxesDir, id, sandboxRecord), fmt.Errorf("id %q instead of %q", sb.ID, id))
 	}
-	boot, err := BootID()
-	if err != nil {
+	if err := forgetBefore(sb.BootID, &sb.Monitor, &sb.VM); err != nil {
 		return nil, err
-	}
-	if sb.BootID != boot {
-		sb.Monitor, sb.VM = Process{}, Process{}
 	}
 	return sb, nil
 }
@@ -94,12 +90,8 @@ func (s *Store) SaveSandbox(sb *Sandbox) error {
 	}
 	rec := *sb
 	rec.Version = sandboxVersion
-	if rec.BootID == "" {
-		boot, err := BootID()
-		if err != nil {
-			return err
-		}
-		rec.BootID = boot
+	if err := stampBoot(&rec.BootID); err != nil {
+		return err
 	}
 	if err := s.save(sandboxesDir, sb.ID, sandboxRecord, &rec); err != nil {
 		return fmt.Errorf("write the state of sandbox %s: %w", sb.ID, err)

@@ -99,12 +99,8 @@ func (s *Store) spareIn(kind, id string) (*Spare, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the record of spare %s: %w", id, err)
 	}
-	boot, err := BootID()
-	if err != nil {
+	if err := forgetBefore(sp.BootID, &sp.Monitor, &sp.VM); err != nil {
 		return nil, err
-	}
-	if sp.BootID != boot {
-		sp.Monitor, sp.VM = Process{}, Process{}
 	}
 	return sp, nil
 }

@@ -18,7 +18,7 @@ import (
 const (
 	containersDir = "containers"
 	sandboxesDir  = "sandboxes"
-	locksDir      = "locks"
+	operationsDir = "operations"
 	// sandboxLocksDir is not in sandboxesDir: who waits for a lock outlives the
 	// sandbox's folder.
 	sandboxLocksDir = "sandbox-locks"
@@ -26,7 +26,7 @@ const (
 
 // Store is a folder with records. It holds nothing open: a Store needs no
 // closing, and may be used by any number of goroutines and processes. Who
-// changes a record holds the id's Lock.
+// changes a record has an Operation under way with its id.
 type Store struct{ root string }
 
 // Open gives the store at root. It makes root absolute and touches nothing:

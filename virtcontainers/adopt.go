@@ -13,6 +13,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
@@ -84,7 +85,11 @@ func (r *Runtime) adopt(ctx context.Context, p *plan, rec *state.Container) bool
 	if err := failpoint.Here(failpoint.CreateAdopt); err != nil {
 		return false
 	}
-	claim, err := r.joinSandbox(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID, Key: string(p.key)})
+	a, err := r.join(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID, Key: string(p.key)})
+	var claim *monitor.Conn
+	if err == nil {
+		claim, err = r.awaitClaim(ctx, a)
+	}
 	if err != nil {
 		if !errors.Is(err, unix.EKEYREJECTED) && !notThere(err) {
 			r.Log.WithError(err).WithField("container", p.ID).Warn("adopt what an earlier create has left")
@@ -167,10 +172,14 @@ func (r *Runtime) abandonKept(ctx context.Context, sandbox string) (hangs bool) 
 }
 
 // Reap removes what is left of creates that nobody has come back for: sandboxes
-// whose time is over, or that are of an earlier boot of the host. Every command
+// whose time is over, or that are of an earlier boot of the host; and empty files
+// of a version before. Every command
 // but state and kill, which wait for nothing, calls it first; there is next to
 // nothing to do where there are none.
 func (r *Runtime) Reap(ctx context.Context) {
+	if err := r.Store.RemoveFormer(); err != nil {
+		r.Log.WithError(err).Warn("remove what an earlier version has left")
+	}
 	ids, err := r.Store.UnclaimedIDs()
 	if err != nil || len(ids) == 0 {
 		return
@@ -188,11 +197,11 @@ func (r *Runtime) reap(ctx context.Context, id string) error {
 	if !r.expired(id) {
 		return nil
 	}
-	lock, err := r.Store.TryLock(id)
-	if lock == nil || err != nil {
+	o, err := r.Store.TryBegin(id, lifecycle.OpCleanup)
+	if o == nil || err != nil {
 		return err // somebody is at it
 	}
-	defer lock.Release()
+	defer o.End()
 	if !r.expired(id) {
 		return nil // it has been adopted
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/vc-runtime/vc-runtime/state"
@@ -23,6 +24,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/shim"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/size"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/spare"
 )
 
 // Create makes a container, its process waiting in the guest before exec. On
@@ -51,17 +53,17 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	r.Reap(ctx)
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CreateTimeout.Std())
 	defer cancel()
-	if err := failpoint.Here(failpoint.CreateLock); err != nil {
+	if err := failpoint.Here(failpoint.CreateBegin); err != nil {
 		return nil, err
 	}
-	span = trace.Begin(ctx, trace.Phase, "lock")
-	lock, err := r.Store.Lock(ctx, o.ID)
+	span = trace.Begin(ctx, trace.Phase, "begin")
+	op, err := r.beginCreate(ctx, o.ID)
 	span.End()
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Release()
-	ctx, unwatch, err := lock.Watch(ctx)
+	defer op.End()
+	ctx, unwatch, err := op.Watch(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	proc, err := r.build(ctx, p, &undo)
 	if err == nil {
 		if r.spares() > 0 {
-			r.refill(ctx)
+			r.refill(ctx, p)
 		}
 		return proc, nil
 	}
@@ -125,6 +127,8 @@ type plan struct {
 	// claim is good while it is open: the monitor ends, or keeps, what nobody
 	// claims.
 	claim *monitor.Conn
+	// spareKey is that of the spares which are of use.
+	spareKey func() (spare.Key, error)
 	// adopted is the record of an earlier create, whose sandbox claim is for.
 	adopted *state.Container
 }
@@ -147,7 +151,7 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 	if o.PreserveFDs > 0 {
 		return nil, fmt.Errorf("--preserve-fds %d: descriptors cannot be handed into a virtual machine", o.PreserveFDs)
 	}
-	p := &plan{CreateOptions: o, bundle: b}
+	p := &plan{CreateOptions: o, bundle: b, spareKey: sync.OnceValues(func() (spare.Key, error) { return spare.KeyOf(r.Config, r.Exe) })}
 	if p.netns, _, err = oci.NetworkNamespace(b.Spec); err != nil {
 		return nil, err
 	}

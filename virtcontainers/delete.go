@@ -19,19 +19,20 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 		return err
 	}
 	r.Reap(ctx)
-	if _, err := r.Store.Container(id); errors.Is(err, state.ErrNotExist) && !force {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
-	if err := failpoint.Here(failpoint.DeleteLock); err != nil {
+	if err := failpoint.Here(failpoint.DeleteBegin); err != nil {
 		return err
 	}
-	lock, err := r.lockToDelete(ctx, id, force)
+	begin := r.beginDelete
+	if force {
+		begin = r.beginForced
+	}
+	o, err := begin(ctx, id)
 	if err != nil {
 		return err
 	}
-	defer lock.Release()
+	defer o.End()
 	rec, err := r.Store.Container(id)
 	if err != nil && force {
 		return r.cleanUnknown(ctx, id, err)
@@ -66,37 +67,6 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 		r.Log.WithField("container", id).Error(err)
 	}
 	return nil
-}
-
-// lockToDelete takes the id's lock. With force it does not wait for what goes on
-// there, which may hang: engines delete a container whose create they have given
-// up. Whoever holds the lock is asked to stop, and has teardown_timeout to undo
-// what it has done; then it is killed, which frees the lock, and what it has
-// left is cleaned up here.
-func (r *Runtime) lockToDelete(ctx context.Context, id string, force bool) (*state.Lock, error) {
-	if !force {
-		return r.Store.Lock(ctx, id)
-	}
-	for {
-		lock, err := r.Store.TryLock(id)
-		if lock != nil || err != nil {
-			return lock, err
-		}
-		holder, err := r.Store.Evict(id)
-		if err != nil {
-			r.Log.WithError(err).WithField("container", id).Warn("ask the operation that goes on to stop")
-		}
-		wait, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())
-		lock, err = r.Store.Lock(wait, id)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return lock, err
-		}
-		r.Log.WithField("container", id).WithField("pid", holder.Pid).Warn("the operation that goes on does not stop: killing it")
-		if err := holder.Kill(ctx); err != nil {
-			return nil, fmt.Errorf("lock container %s: %w", id, err)
-		}
-	}
 }
 
 // cleanUnknown removes what there is under an id whose record is missing or

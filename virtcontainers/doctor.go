@@ -27,6 +27,8 @@ const (
 	OrphanRecord  Kind = "record"
 	OrphanFolder  Kind = "folder"
 	OrphanLock    Kind = "lock"
+	// OrphanOperation is the file of an operation.
+	OrphanOperation Kind = "operation"
 )
 
 // Orphan is something of the runtime's that serves no container which lives,
@@ -49,8 +51,8 @@ type Orphan struct {
 
 // Doctor looks for orphans of the runtime's root, and of none where there is
 // nothing to tell roots apart, and removes them if asked to. What lives is left
-// alone: everything is looked at again under the lock of its owner before it is
-// touched, and what somebody is at work on is no orphan.
+// alone: everything is looked at again, with nothing else under way with its owner,
+// before it is touched, and what somebody is at work on is no orphan.
 func (r *Runtime) Doctor(ctx context.Context, fix bool) ([]Orphan, error) {
 	d := &doctor{r: r, live: make(map[string]bool)}
 	if err := d.findLive(); err != nil {
@@ -59,7 +61,7 @@ func (r *Runtime) Doctor(ctx context.Context, fix bool) ([]Orphan, error) {
 	// Processes first: what they hold cannot be removed before.
 	found := []Orphan{}
 	for _, look := range []func(context.Context) ([]Orphan, error){
-		d.processes, d.mounts, d.taps, d.records, d.folders, d.spares, d.cgroups, d.locks,
+		d.processes, d.mounts, d.taps, d.records, d.folders, d.spares, d.cgroups, d.leftovers,
 	} {
 		some, err := look(ctx)
 		if err != nil {
@@ -125,20 +127,20 @@ func (d *doctor) findLive() error {
 	return nil
 }
 
-// alone runs f under the lock of an id, unless somebody holds it: whoever does
-// may have just made what looks like an orphan.
+// alone runs f unless something is under way with an id: whoever is at work may
+// have just made what looks like an orphan.
 func (d *doctor) alone(id string, f func() error) error {
 	if state.ValidateID(id) != nil {
 		return f() // nobody can work under it
 	}
-	lock, err := d.r.Store.TryLock(id)
+	o, err := d.r.Store.TryBegin(id, lifecycle.OpCleanup)
 	if err != nil {
 		return err
 	}
-	if lock == nil {
-		return errors.New("somebody is at work on it")
+	if o == nil {
+		return fmt.Errorf("%s is under way", d.r.Store.UnderWay(id))
 	}
-	defer lock.Release()
+	defer o.End()
 	return f()
 }
 
@@ -150,11 +152,11 @@ func (d *doctor) busy(id string) bool {
 	if state.ValidateID(id) != nil {
 		return false
 	}
-	lock, err := d.r.Store.TryLock(id)
-	if err != nil || lock == nil {
+	o, err := d.r.Store.TryBegin(id, lifecycle.OpCleanup)
+	if err != nil || o == nil {
 		return true
 	}
-	lock.Release()
+	o.End()
 	// It may have been made since findLive.
 	if rec, err := d.r.Store.Container(id); err == nil {
 		st, ok := d.r.derive(rec)
@@ -301,18 +303,22 @@ func (d *doctor) folder(id string) bool {
 	return err == nil
 }
 
-// locks looks for files of locks that nobody holds.
-func (d *doctor) locks(context.Context) ([]Orphan, error) {
-	free, err := d.r.Store.FreeLocks()
+// leftovers looks for files of operations and locks whose holders were killed.
+func (d *doctor) leftovers(context.Context) ([]Orphan, error) {
+	left, err := d.r.Store.Leftovers()
 	if err != nil {
 		return nil, err
 	}
 	var found []Orphan
-	for _, l := range free {
-		found = append(found, Orphan{
+	for _, l := range left {
+		o := Orphan{
 			Kind: OrphanLock, Name: l.Path, Owner: l.ID, Why: "nobody holds it: its holder was killed",
 			fix: func(context.Context) error { return l.Remove() },
-		})
+		}
+		if l.Operation {
+			o.Kind, o.Why = OrphanOperation, "it was killed"
+		}
+		found = append(found, o)
 	}
 	return found, nil
 }

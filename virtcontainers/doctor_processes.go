@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/cgroup"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/network"
 )
@@ -77,10 +78,10 @@ func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
 		if d.isSpare(id) || d.adopted(p.Process) || !p.Alive() {
 			return nil
 		}
-		if lock, err := d.r.Store.TryLock(id); err != nil || lock == nil {
+		if o, err := d.r.Store.TryBegin(id, lifecycle.OpCleanup); err != nil || o == nil {
 			return nil // somebody is about to record it
 		} else {
-			lock.Release()
+			o.End()
 		}
 		return &Orphan{Kind: OrphanMonitor, Owner: id, Why: "the record of its sandbox does not name it"}
 	case p.is(ShimCommand):

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
+	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/oci"
 )
@@ -79,53 +80,131 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) erro
 			undo.pushSandbox(func(ctx context.Context) error { return r.abandon(ctx, p) })
 		}
 	}()
+	var refused *asked
+	for {
+		a, err := r.enterSandbox(ctx, p, undo, refused)
+		if a == nil || err != nil {
+			return err
+		}
+		// Without the lock, as the guest may have to be waited for. The record of
+		// this container keeps others from ending the sandbox.
+		p.claim, err = r.awaitClaim(ctx, a)
+		switch {
+		case err == nil && a.spare == nil:
+			p.key = "" // the machine is the pod's, and lives on without this container
+			return nil
+		case err == nil:
+			return nil
+		case a.spare != nil:
+			r.Log.WithField("container", p.ID).WithError(err).Warn(uselessSpare)
+		case !notThere(err):
+			return err
+		}
+		refused = a
+	}
+}
+
+// asked is a monitor that has been asked for a claim, and has not answered yet:
+// that of a sandbox which is to be joined, or of a spare that becomes the sandbox.
+type asked struct {
+	sandbox string
+	monitor state.Process
+	conn    *monitor.Conn
+	spare   *state.Spare // nil for one to be joined
+}
+
+// awaitClaim waits for the answer.
+func (r *Runtime) awaitClaim(ctx context.Context, a *asked) (*monitor.Conn, error) {
+	op, what := monitor.OpClaim, "join sandbox "+a.sandbox
+	if a.spare != nil {
+		op, what = monitor.OpSandbox, "hand over"
+		limit, cancel := context.WithTimeout(ctx, r.Config.Runtime.TeardownTimeout.Std())
+		defer cancel()
+		ctx = limit
+	}
+	defer trace.Begin(ctx, trace.Call, "monitor "+string(op)).End()
+	if _, err := a.conn.Answer(ctx, op); err != nil {
+		a.conn.Close()
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return a.conn, nil
+}
+
+// enterSandbox is claimSandbox up to where a monitor has to be waited for, if it is
+// not nil. refused is one that was of no use: it was ending, or was a spare that
+// does not work.
+func (r *Runtime) enterSandbox(ctx context.Context, p *plan, undo *cleanup, refused *asked) (*asked, error) {
 	if err := step(ctx, failpoint.CreateLockSandbox); err != nil {
-		return err
+		return nil, err
 	}
 	lock, err := r.Store.LockSandbox(ctx, p.sandbox)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer lock.Release()
+	if refused != nil && refused.spare != nil && r.isOf(refused) {
+		if err := r.dropSpare(ctx, p.sandbox, refused.spare); err != nil {
+			return nil, err
+		}
+		p.claim, err = r.spawnMonitor(ctx, p)
+		return nil, err
+	}
 	if p.role != oci.Single && p.adopted == nil {
-		p.claim, err = r.joinSandbox(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID})
-		if err == nil {
-			p.key = "" // the machine is the pod's, and lives on without this container
+		var a *asked
+		err := error(monitor.ErrGone)
+		if refused == nil || !r.isOf(refused) {
+			a, err = r.join(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID})
 		}
 		if err == nil || !notThere(err) {
-			return err
+			return a, err
 		}
 		if err := r.sandboxEnded(ctx, p); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	undo.pushSandbox(func(ctx context.Context) error { return r.endIfLast(ctx, p.record) })
-	if p.adopted != nil {
-		return r.enterAdopted(ctx, p)
-	}
-	if r.spares() > 0 {
-		if p.claim = r.takeSpare(ctx, p); p.claim != nil {
-			return nil
-		}
-	}
-	p.claim, err = r.spawnMonitor(ctx, p)
-	return err
+	return r.startSandbox(ctx, p, undo)
 }
 
-// joinSandbox claims a container in a sandbox that runs.
-func (r *Runtime) joinSandbox(ctx context.Context, sandbox string, req *monitor.Request) (*monitor.Conn, error) {
+// isOf reports whether a monitor is, or was, that of its sandbox: nobody has
+// started another one since.
+func (r *Runtime) isOf(a *asked) bool {
+	sb, err := r.Store.Sandbox(a.sandbox)
+	return err != nil || sb.Monitor == a.monitor
+}
+
+// startSandbox starts the sandbox, or goes on with one that was kept. Its lock is
+// held.
+func (r *Runtime) startSandbox(ctx context.Context, p *plan, undo *cleanup) (*asked, error) {
+	undo.pushSandbox(func(ctx context.Context) error { return r.endIfLast(ctx, p.record) })
+	if p.adopted != nil {
+		return nil, r.enterAdopted(ctx, p)
+	}
+	if r.spares() > 0 {
+		if a := r.takeSpare(ctx, p); a != nil {
+			return a, nil
+		}
+	}
+	claim, err := r.spawnMonitor(ctx, p)
+	p.claim = claim
+	return nil, err
+}
+
+// join asks a sandbox that runs to claim a container.
+func (r *Runtime) join(ctx context.Context, sandbox string, req *monitor.Request) (*asked, error) {
 	if err := step(ctx, failpoint.CreateJoin); err != nil {
 		return nil, err
 	}
-	conn, err := monitor.Dial(r.Store.SandboxDir(sandbox))
-	if err != nil {
+	a := &asked{sandbox: sandbox}
+	if sb, err := r.Store.Sandbox(sandbox); err == nil {
+		a.monitor = sb.Monitor
+	}
+	var err error
+	if a.conn, err = monitor.Dial(r.Store.SandboxDir(sandbox)); err != nil {
 		return nil, err
 	}
-	if _, err := conn.Call(ctx, req, nil); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("join sandbox %s: %w", sandbox, err)
-	}
-	return conn, nil
+	req.Trace = trace.From(ctx).Path()
+	_ = a.conn.Send(req, nil) // where it has gone the answer says so
+	return a, nil
 }
 
 // sandboxEnded makes room for a new start of a pod's sandbox. Its last

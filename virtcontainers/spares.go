@@ -25,31 +25,33 @@ func (r *Runtime) spares() int {
 	return r.Config.Hypervisor.Spares
 }
 
-// takeSpare gives the sandbox a machine that waits for one, and the claim in it;
-// nil where there is none that fits, or works.
-func (r *Runtime) takeSpare(ctx context.Context, p *plan) *monitor.Conn {
+// takeSpare gives the sandbox a machine that waits for one, and asks for the claim in
+// it; nil where there is none that fits. The sandbox's lock is held.
+func (r *Runtime) takeSpare(ctx context.Context, p *plan) *asked {
 	defer trace.Begin(ctx, trace.Phase, "take a spare").End()
 	log := r.Log.WithField("container", p.ID)
-	conn, err := r.claimSpare(ctx, p)
+	a, err := r.claimSpare(ctx, p)
 	if err == nil {
-		return conn
+		return a
 	}
 	if errors.Is(err, state.ErrNotExist) {
 		log.Debug("there is no spare")
 		return nil
 	}
-	log.WithError(err).Warn("the spare is of no use: a machine is started")
+	log.WithError(err).Warn(uselessSpare)
 	return nil
 }
 
+const uselessSpare = "the spare is of no use: a machine is started"
+
 // claimSpare claims the first spare that fits and hands it over. It gives
 // state.ErrNotExist where there is none.
-func (r *Runtime) claimSpare(ctx context.Context, p *plan) (*monitor.Conn, error) {
+func (r *Runtime) claimSpare(ctx context.Context, p *plan) (*asked, error) {
 	ids, _, err := r.Store.Spares()
 	if err != nil || len(ids) == 0 {
 		return nil, errors.Join(err, state.ErrNotExist)
 	}
-	key, err := spare.KeyOf(r.Config, r.Exe)
+	key, err := p.spareKey()
 	if err != nil {
 		return nil, err
 	}
@@ -79,12 +81,13 @@ func (r *Runtime) claimSpare(ctx context.Context, p *plan) (*monitor.Conn, error
 			conn.Close()
 			return nil, errors.Join(err, r.dropSpare(ctx, p.sandbox, sp))
 		}
-		return conn, nil
+		return &asked{sandbox: p.sandbox, monitor: sp.Monitor, conn: conn, spare: sp}, nil
 	}
 	return nil, state.ErrNotExist
 }
 
-// handOver makes a claimed spare's processes those of the sandbox.
+// handOver makes a claimed spare's processes those of the sandbox. Its monitor has
+// heard of it then, and sees to its guest.
 func (r *Runtime) handOver(ctx context.Context, p *plan, sp *state.Spare, conn *monitor.Conn) error {
 	sb := &state.Sandbox{ID: p.sandbox, Monitor: sp.Monitor, VM: sp.VM, BootID: sp.BootID, Created: time.Now().UTC()}
 	at, err := r.recordSandbox(ctx, p, sb)

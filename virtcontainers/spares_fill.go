@@ -31,21 +31,20 @@ const fillTimeout = time.Minute
 
 // refill has the pool filled by a process of its own: whoever has created a
 // container does not wait for that, and takes no lock for it.
-func (r *Runtime) refill(ctx context.Context) {
+func (r *Runtime) refill(ctx context.Context, p *plan) {
 	err := failpoint.Here(failpoint.SpareRefill)
 	if err == nil {
-		err = r.spawnFiller(ctx)
+		var key spare.Key
+		if key, err = p.spareKey(); err == nil {
+			err = r.spawnFiller(ctx, key)
+		}
 	}
 	if err != nil {
 		r.Log.WithError(err).Warn("no spare is made")
 	}
 }
 
-func (r *Runtime) spawnFiller(ctx context.Context) error {
-	key, err := spare.KeyOf(r.Config, r.Exe)
-	if err != nil {
-		return err
-	}
+func (r *Runtime) spawnFiller(ctx context.Context, key spare.Key) error {
 	missing, err := r.missingSpares(key)
 	if missing == 0 || err != nil || r.sparesFailed(key, time.Now()) {
 		return err

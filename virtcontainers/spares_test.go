@@ -31,7 +31,10 @@ func TestRefillWaits(t *testing.T) {
 	// Who starts a filler fails: this runtime is no program.
 	starts := func() bool {
 		t.Helper()
-		err := r.spawnFiller(context.Background())
+		key, err := spare.KeyOf(r.Config, r.Exe)
+		if err == nil {
+			err = r.spawnFiller(context.Background(), key)
+		}
 		if err != nil && !errors.Is(err, fs.ErrPermission) {
 			t.Fatal(err)
 		}

@@ -29,23 +29,19 @@ func (r *Runtime) start(ctx context.Context, id string) (*readiness, error) {
 	r.Reap(ctx)
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
-	if err := failpoint.Here(failpoint.StartLock); err != nil {
+	if err := failpoint.Here(failpoint.StartBegin); err != nil {
 		return nil, err
 	}
-	lock, err := r.Store.Lock(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Release()
-	ctx, unwatch, err := lock.Watch(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer unwatch()
-	rec, err := r.allowed(ctx, id, lifecycle.OpStart)
-	if err != nil {
-		return nil, err
-	}
+	var ready *readiness
+	err := r.operate(ctx, id, lifecycle.OpStart, func(ctx context.Context, rec *state.Container) (err error) {
+		ready, err = r.startContainer(ctx, rec)
+		return err
+	})
+	return ready, err
+}
+
+// startContainer lets the process of a created container exec.
+func (r *Runtime) startContainer(ctx context.Context, rec *state.Container) (*readiness, error) {
 	if err := failpoint.Here(failpoint.StartAsk); err != nil {
 		return nil, err
 	}
@@ -55,7 +51,7 @@ func (r *Runtime) start(ctx context.Context, id string) (*readiness, error) {
 	}
 	if _, err := r.ask(ctx, rec, &monitor.Request{Op: monitor.OpStart}); err != nil {
 		ready.close()
-		return nil, fmt.Errorf("start container %s: %w", id, err)
+		return nil, fmt.Errorf("start container %s: %w", rec.ID, err)
 	}
 	// It runs. Where start fails now, the caller must not be left with a
 	// container that does.
@@ -99,24 +95,12 @@ func (r *Runtime) freeze(ctx context.Context, id string, op lifecycle.Op, ask mo
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
-	lock, err := r.Store.Lock(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	ctx, unwatch, err := lock.Watch(ctx)
-	if err != nil {
-		return err
-	}
-	defer unwatch()
-	rec, err := r.allowed(ctx, id, op)
-	if err != nil {
-		return err
-	}
-	if _, err := r.ask(ctx, rec, &monitor.Request{Op: ask}); err != nil {
-		return fmt.Errorf("%s container %s: %w", ask, id, err)
-	}
-	return r.setStatus(rec, to)
+	return r.operate(ctx, id, op, func(ctx context.Context, rec *state.Container) error {
+		if _, err := r.ask(ctx, rec, &monitor.Request{Op: ask}); err != nil {
+			return fmt.Errorf("%s container %s: %w", ask, id, err)
+		}
+		return r.setStatus(rec, to)
+	})
 }
 
 // allowed gives the record of a container whose status allows the operation.

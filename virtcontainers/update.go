@@ -24,15 +24,12 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
 	defer cancel()
-	lock, err := r.Store.Lock(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	rec, err := r.allowed(ctx, id, lifecycle.OpUpdate)
-	if err != nil {
-		return err
-	}
+	return r.operate(ctx, id, lifecycle.OpUpdate, func(ctx context.Context, rec *state.Container) error {
+		return r.update(ctx, rec, resources)
+	})
+}
+
+func (r *Runtime) update(ctx context.Context, rec *state.Container, resources []byte) error {
 	kept, err := oci.UpdateResources(rec.Resources, resources)
 	if err != nil {
 		return err
@@ -42,7 +39,7 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 		return err
 	}
 	for _, d := range dropped {
-		r.Log.WithField("container", id).Debugf("%s is not applied: %s", d.Field, d.Reason)
+		r.Log.WithField("container", rec.ID).Debugf("%s is not applied: %s", d.Field, d.Reason)
 	}
 	err = r.setLimits(ctx, rec, kept, guest)
 	if err != nil && len(rec.Resources) > 0 && !errors.Is(err, monitor.ErrGone) {
@@ -50,11 +47,11 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 		err = errors.Join(err, r.restoreLimits(ctx, rec))
 	}
 	if err != nil {
-		return fmt.Errorf("update container %s: %w", id, err)
+		return fmt.Errorf("update container %s: %w", rec.ID, err)
 	}
 	rec.Resources = kept
 	if err := r.Store.SaveContainer(rec); err != nil {
-		return fmt.Errorf("record the limits of container %s: %w", id, err)
+		return fmt.Errorf("record the limits of container %s: %w", rec.ID, err)
 	}
 	return nil
 }

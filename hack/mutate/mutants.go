@@ -31,18 +31,30 @@ var mutants = []mutant{
 		return nil, fmt.Errorf("claim`, `	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("claim`},
 	}, faultPkg, "TestUnclaimed/create.record-created"},
-	{"an id is looked at after its lock was taken", "virtcontainers/create.go", []change{
-		{`	lock, err := r.Store.Lock(ctx, o.ID)`, `	if err := r.makeRoom(ctx, p); err != nil {
+	{"an id is looked at after its operation has begun", "virtcontainers/create.go", []change{
+		{`	op, err := r.beginCreate(ctx, o.ID)`, `	if err := r.makeRoom(ctx, p); err != nil {
 		return nil, err
 	}
-	lock, err := r.Store.Lock(ctx, o.ID)`},
+	op, err := r.beginCreate(ctx, o.ID)`},
 		{`	defer unwatch()
 	if err := r.makeRoom(ctx, p); err != nil {`, `	defer unwatch()
 	if err := ctx.Err(); err != nil {`},
 	}, faultPkg, "TestRaces/two_creates_of_one_id"},
-	{"who gets a lock compares its file with the one at the path", "state/lock.go", []change{
-		{"if err == nil && current {\n\t\t\tl.sign()", "if err == nil && (current || true) {\n\t\t\tl.sign()"},
-	}, "./state", "TestLockContention"},
+	{"who gets the file of an operation or a lock compares it with the one at the path", "state/lockfile.go", []change{
+		{"if err == nil && current {\n\t\t\tl.sign(", "if err == nil && (current || true) {\n\t\t\tl.sign("},
+	}, "./state", "TestOperationContention"},
+	{"nobody waits for an operation where the answer is certain", "virtcontainers/operation.go", []change{
+		{"	if _, err := r.allowed(ctx, id, op); err != nil {\n		return err\n	}\n", ""},
+	}, faultPkg, "TestHang/create.await-shim/frozen=false"},
+	{"a container exists, whatever is under way with it", "virtcontainers/operation.go", []change{
+		{"if ok && !r.undecided(rec, st) {", "if ok && !r.undecided(rec, st) && st == \"\" {"},
+	}, faultPkg, "TestHang/start.ask/frozen=true"},
+	{"nobody waits for a guest while he holds a lock", "virtcontainers/pod.go", []change{
+		{"		if err == nil || !notThere(err) {\n			return a, err\n		}\n", "		if err == nil {\n			p.claim, err = r.awaitClaim(ctx, a)\n		}\n		if err == nil || !notThere(err) {\n			return nil, err\n		}\n"},
+	}, faultPkg, "TestLockOrder"},
+	{"who looks after the templates does not wait for the making of one", "hypervisor/template/template.go", []change{
+		{"	defer lock.Close()\n	s.collect()", "	defer lock.Path()\n	s.collect()"},
+	}, "./hypervisor/template", "TestCollectWhileMaking"},
 	{"the machine dies with its monitor (PDEATHSIG)", "hypervisor/qemu/process.go", []change{
 		{"		Pdeathsig:  syscall.SIGKILL,\n", ""},
 	}, "./hypervisor/qemu", "TestStartGivesQEMUNothingElse"},
@@ -53,10 +65,10 @@ var mutants = []mutant{
 	{"a record's text is on the disk before its name is (fsync)", "state/record.go", []change{
 		{"err = f.Sync()", "err = nil"},
 	}, faultPkg, "TestPowerCut"},
-	{"a tombstone ends the context of the lock's holder", "state/evict.go", []change{
+	{"a tombstone ends the context of the operation", "state/operation.go", []change{
 		{"				cancel(ErrEvicted)\n", ""},
 	}, faultPkg, "TestDeleteDuringCreate"},
-	{"a tombstone is for one holder: the next one truncates the file", "state/evict.go", []change{
+	{"a tombstone is for one operation: the next one truncates the file", "state/lockfile.go", []change{
 		{"os.O_WRONLY|os.O_TRUNC|", "os.O_WRONLY|"},
 	}, "./state", "TestEvictedBefore"},
 	{"a process is a pid and its start time", "state/process.go", []change{
@@ -65,8 +77,8 @@ var mutants = []mutant{
 	{"a record with what is unknown is not read", "state/record.go", []change{
 		{"	d.DisallowUnknownFields()\n", ""},
 	}, "./state", "TestContainerDamaged"},
-	{"a record of an earlier boot names no process", "state/container.go", []change{
-		{"if c.BootID != boot {", "if c.BootID == \"\" && boot == \"\" {"},
+	{"a record of an earlier boot names no process", "state/process.go", []change{
+		{"	if err != nil || recorded == boot {", "	if err != nil || recorded != \"\" {"},
 	}, faultPkg, "TestReboot"},
 	{"a namespace at the same path may be another one", "virtcontainers/adopt.go", []change{
 		{"resourcecache.FileID{Dev: st.Dev, Ino: st.Ino}", "resourcecache.FileID{}"},

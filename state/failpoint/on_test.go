@@ -27,20 +27,20 @@ func arms(t *testing.T, text string) {
 }
 
 func TestHere(t *testing.T) {
-	arms(t, "create.lock@2=error;state.write=error:ENOSPC")
-	if err := Here(CreateLock); err != nil {
+	arms(t, "create.begin@2=error;state.write=error:ENOSPC")
+	if err := Here(CreateBegin); err != nil {
 		t.Errorf("the first time: %v", err)
 	}
-	if err := Here(CreateLock); !errors.Is(err, ErrInjected) {
+	if err := Here(CreateBegin); !errors.Is(err, ErrInjected) {
 		t.Errorf("the second time: %v", err)
 	}
-	if err := Here(CreateLock); err != nil {
+	if err := Here(CreateBegin); err != nil {
 		t.Errorf("the third time: %v", err)
 	}
 	if err := Here(StateWrite); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("ENOSPC: %v", err)
 	}
-	if err := Here(StartLock); err != nil {
+	if err := Here(StartBegin); err != nil {
 		t.Errorf("one that is not armed: %v", err)
 	}
 }
@@ -52,15 +52,15 @@ func TestPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	arms(t, "create.lock=pause:"+path)
+	arms(t, "create.begin=pause:"+path)
 	for answer, want := range map[string]error{"error\n": ErrInjected, "go\n": nil, "": nil} {
 		done := make(chan error, 1)
-		go func() { done <- Here(CreateLock) }()
+		go func() { done <- Here(CreateBegin) }()
 		c, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.HasPrefix(line, "create.lock ") {
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.HasPrefix(line, "create.begin ") {
 			t.Errorf("it says %q, %v", line, err)
 		}
 		select {
@@ -77,7 +77,7 @@ func TestPause(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	for _, text := range []string{"create.lock", "create.nonesuch=error", "create.lock@0=error", "create.lock@x=error"} {
+	for _, text := range []string{"create.begin", "create.nonesuch=error", "create.begin@0=error", "create.begin@x=error"} {
 		if _, err := parse(text); err == nil {
 			t.Errorf("%q is taken", text)
 		}
@@ -88,11 +88,11 @@ func TestTrace(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "trace")
 	t.Setenv(traceVar, path)
 	arms(t, "")
-	if err := Here(CreateLock); err != nil {
+	if err := Here(CreateBegin); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(path)
-	if err != nil || !strings.HasSuffix(string(b), " point create.lock\n") {
+	if err != nil || !strings.HasSuffix(string(b), " point create.begin\n") {
 		t.Errorf("%q, %v", b, err)
 	}
 	if env := Environ(); len(env) != 1 || env[0] != traceVar+"="+path {

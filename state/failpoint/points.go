@@ -3,7 +3,7 @@ package failpoint
 // The places, in the order in which a container's life comes by them. The
 // fault tests go through Points: a place that is not in there cannot be armed.
 const (
-	CreateLock          Name = "create.lock"
+	CreateBegin         Name = "create.begin"
 	CreateAdopt         Name = "create.adopt"
 	CreateEvict         Name = "create.evict"
 	CreateRecord        Name = "create.record"
@@ -28,7 +28,7 @@ const (
 	CreateDone          Name = "create.done"
 	CreateUndo          Name = "create.undo"
 
-	StartLock   Name = "start.lock"
+	StartBegin  Name = "start.begin"
 	StartAsk    Name = "start.ask"
 	StartNotify Name = "start.notify"
 	StartReady  Name = "start.ready"
@@ -51,7 +51,7 @@ const (
 	KillForce    Name = "kill.force"
 	KillSandbox  Name = "kill.sandbox"
 
-	DeleteLock        Name = "delete.lock"
+	DeleteBegin       Name = "delete.begin"
 	DeleteStop        Name = "delete.stop"
 	DeleteShim        Name = "delete.shim"
 	DeleteLockSandbox Name = "delete.lock-sandbox"
@@ -146,7 +146,7 @@ const (
 
 // Points are all places.
 var Points = []Point{
-	{CreateLock, Command, Create, "the lock of the id"},
+	{CreateBegin, Command, Create, "the operation"},
 	{CreateAdopt, Command, Create, "the claim on what an earlier create has left"},
 	{CreateEvict, Command, Create, "the end of what an earlier create of another request has left"},
 	{CreateRecord, Command, Create, "the first record of the container"},
@@ -171,7 +171,7 @@ var Points = []Point{
 	{CreateDone, Command, Create, "the end of create"},
 	{CreateUndo, Command, Create, "one step of undoing a create that has failed"},
 
-	{StartLock, Command, Start, "the lock of the id"},
+	{StartBegin, Command, Start, "the operation"},
 	{StartAsk, Command, Start, "the request to the monitor"},
 	{StartNotify, Command, Start, "the connection to the service manager"},
 	{StartReady, Command, Start, "the request to the monitor for word that the container is ready"},
@@ -194,7 +194,7 @@ var Points = []Point{
 	{KillForce, Command, Kill, "the end of the shim by force"},
 	{KillSandbox, Command, Kill, "the end of the monitor and the VM by force"},
 
-	{DeleteLock, Command, Delete, "the lock of the id"},
+	{DeleteBegin, Command, Delete, "the operation"},
 	{DeleteStop, Command, Delete, "the stop of a container that lives"},
 	{DeleteShim, Command, Delete, "the end of what is left of the shim"},
 	{DeleteLockSandbox, Command, Delete, "the lock of the sandbox"},

@@ -34,6 +34,13 @@ const (
 	OpPs     Op = "ps"
 )
 
+// Operations on an id, whether or not there is a container of it: Allow is not
+// asked about them.
+const (
+	OpCreate  Op = "create"
+	OpCleanup Op = "clean-up" // of what has been left of an earlier one
+)
+
 // Options are the flags that change what is allowed.
 type Options struct {
 	ID           string // for the error texts

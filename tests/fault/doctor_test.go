@@ -48,7 +48,7 @@ func TestDoctor(t *testing.T) {
 	want := map[string]string{}
 	for kind, plant := range map[string]func(*world) string{
 		"VM": plantVM, "file server": plantServer, "shim": plantShim, "monitor": plantMonitor, "mount": plantMount,
-		"tap": plantTap, "cgroup": plantCgroup, "record": plantRecord, "folder": plantFolder, "lock": plantLock,
+		"tap": plantTap, "cgroup": plantCgroup, "record": plantRecord, "folder": plantFolder, "operation": plantOperation, "lock": plantLock,
 	} {
 		want[kind] = plant(w)
 	}
@@ -251,9 +251,14 @@ func plantFolder(w *world) string {
 	return id
 }
 
-func plantLock(w *world) string {
+func plantOperation(w *world) string { return w.plantFile("operations") }
+
+func plantLock(w *world) string { return w.plantFile("sandbox-locks") }
+
+// plantFile is what an operation, or the holder of a lock, leaves that is killed.
+func (w *world) plantFile(kind string) string {
 	id := w.ID()
-	if err := os.WriteFile(filepath.Join(w.Root, "locks", id), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(w.Root, kind, id), []byte("create 1 1\n"), 0o600); err != nil {
 		w.Fatal(err)
 	}
 	return id

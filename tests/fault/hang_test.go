@@ -89,12 +89,14 @@ func (h *hung) run(frozen bool) {
 		h.quick("state", id)
 	}
 	if h.point != failpoint.CreateRecord {
+		h.refused(b.Dir, id)
 		if res := h.Do("kill", id, "KILL"); res.Code != 0 { // it is not in a machine yet, or has ended
 			h.FailedWith(res, 1, "container not running")
 		} else if res.Took > limit {
 			h.Errorf("while %s hangs: %s", h.verb, res)
 		}
 	}
+	h.meet(b.Dir, id)
 	gone := make(chan *testenv.Result, 1)
 	go func() { gone <- h.Do("delete", "--force", id) }()
 	if res := <-gone; res.Code != 0 {
@@ -116,6 +118,48 @@ func (h *hung) run(frozen bool) {
 		h.Errorf("the same again: %s", res)
 	}
 	h.OK("delete", "--force", id)
+}
+
+// refused has commands meet what hangs that are refused, whatever comes of it.
+func (h *hung) refused(bundle, id string) {
+	h.Helper()
+	want := map[string]string{}
+	switch {
+	case h.verb == "create" && h.point != failpoint.CreateClaim: // which has recorded that it is created
+		want["start"] = "cannot start a container in the creating state"
+		want["pause"] = "container not running or created: creating"
+		want["resume"] = "container not paused"
+		want["delete"] = "cannot delete container " + id + " that is not stopped: creating"
+	case h.verb == "start":
+		want["create"] = "container with given ID already exists"
+		want["resume"] = "container not paused"
+		want["delete"] = "cannot delete container " + id + " that is not stopped: its start (pid "
+	}
+	for verb, text := range want {
+		args := []string{verb, id}
+		if verb == "create" {
+			args = []string{verb, "--bundle", bundle, id}
+		}
+		res := h.Do(args...)
+		h.FailedWith(res, 1, text)
+		if res.Took > limit {
+			h.Errorf("while %s hangs: %s", h.verb, res)
+		}
+	}
+}
+
+// meet has commands wait for what hangs, that have to: they say at the end of
+// their time what for.
+func (h *hung) meet(bundle, id string) {
+	h.Helper()
+	short := h.configured(testenv.Settings{"runtime.create_timeout": `"1s"`, "runtime.call_timeout": `"1s"`})
+	text := "container " + id + ": its " + h.verb + " (pid "
+	switch h.point {
+	case failpoint.CreateRecord, failpoint.CreateAwaitShim:
+		short.FailedWith(short.Do("create", "--bundle", bundle, id), 1, text)
+	case failpoint.CreateClaim:
+		short.FailedWith(short.Do("delete", id), 1, text)
+	}
 }
 
 // quick runs a command that waits for nobody.

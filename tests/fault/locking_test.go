@@ -8,10 +8,15 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
+// answersAlone are the requests that a monitor answers without its guest: who holds
+// a lock may wait for that.
+var answersAlone = []string{string(monitor.OpAbandon), string(monitor.OpProcesses), string(monitor.OpSandbox)}
+
 // TestLockOrder takes containers and a pod through their lives, and compares the
-// locks that each process has taken with the table of docs/locking.md.
+// operations and locks of each process with the table of docs/locking.md.
 func TestLockOrder(t *testing.T) {
 	order := documented(t)
 	w := newWorld(t)
@@ -29,6 +34,9 @@ func TestLockOrder(t *testing.T) {
 	taken := make(map[string]bool)
 	for line := range strings.Lines(w.Read(w.trace)) {
 		f := strings.Fields(line)
+		if len(f) == 3 && f[1] == "await" && slices.ContainsFunc(held[f[0]], isLock) && !slices.Contains(answersAlone, f[2]) {
+			t.Errorf("process %s waits for the answer to %s while it holds %v", f[0], f[2], held[f[0]])
+		}
 		if len(f) != 3 || f[1] != "take" && f[1] != "release" {
 			continue
 		}
@@ -60,6 +68,9 @@ func TestLockOrder(t *testing.T) {
 		}
 	}
 }
+
+// isLock tells a lock from an operation, and from the proof that a monitor lives.
+func isLock(name string) bool { return name != "operations" && name != "lock" }
 
 // takersOf says which program each process is, by the points that it has passed.
 func takersOf(trace string) map[string]failpoint.Process {

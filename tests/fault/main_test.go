@@ -80,7 +80,7 @@ func warm(t *testing.T) {
 
 // isEmpty checks that nothing at all is left below the runtime's root.
 func (w *world) isEmpty() {
-	for _, kind := range []string{"containers", "sandboxes", "locks", "sandbox-locks", "unclaimed"} {
+	for _, kind := range []string{"containers", "sandboxes", "operations", "locks", "sandbox-locks", "unclaimed"} {
 		entries, _ := os.ReadDir(filepath.Join(w.Root, kind))
 		for _, e := range entries {
 			if e.Name() == "spare~" { // of the folder, for a full disk

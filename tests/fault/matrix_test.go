@@ -27,7 +27,7 @@ func TestCovered(t *testing.T) {
 	w := newWorld(t)
 	w.NeedVM()
 	for _, p := range []failpoint.Name{
-		failpoint.CreateLock, failpoint.CreateConsole, failpoint.MonitorUnplug, failpoint.KillForce, failpoint.CreateUndo,
+		failpoint.CreateBegin, failpoint.CreateConsole, failpoint.MonitorUnplug, failpoint.KillForce, failpoint.CreateUndo,
 		failpoint.ExecForeground, failpoint.ExecPidFile, failpoint.CreateAdopt, failpoint.KillTerm, failpoint.KillSignal,
 		failpoint.MonitorMakeTemplate, failpoint.MonitorPlugDisks, failpoint.MonitorGrow, failpoint.MonitorClearStale,
 		failpoint.CreateEvict, failpoint.KillCreating, failpoint.StartTell,

@@ -42,7 +42,14 @@ func TestRaces(t *testing.T) {
 		for _, point := range []failpoint.Name{failpoint.StartAsk, failpoint.StartRecord, failpoint.StartHooks} {
 			w := newWorld(t)
 			c := w.Container(nil, testenv.Args("sleep", "1000"))
-			res := w.held(point, []string{"start", c.ID}, func() { w.OK("kill", c.ID, "KILL") })
+			res := w.held(point, []string{"start", c.ID}, func() {
+				if point == failpoint.StartHooks { // it runs, and its start goes on
+					w.Fails("cannot start an already running container", "start", c.ID)
+					w.Fails("container with given ID already exists", "create", "--bundle", c.Bundle.Dir, c.ID)
+					w.Fails("cannot delete container "+c.ID+" that is not stopped: running", "delete", c.ID)
+				}
+				w.OK("kill", c.ID, "KILL")
+			})
 			t.Logf("%s: start gives %d", point, res.Code)
 			if point == failpoint.StartAsk && res.Code == 0 {
 				t.Error("a container that was killed has started")
@@ -115,7 +122,7 @@ func TestRaces(t *testing.T) {
 			first := w.held(point, []string{"create", "--bundle", b.Dir, id}, func() {
 				go func() { second <- w.Do("create", "--bundle", b.Dir, id) }()
 				testenv.Eventually(w, testenv.DefaultTimeout, func() error {
-					if n := strings.Count(w.Read(w.trace), "point "+string(failpoint.CreateLock)+"\n"); n != 2 {
+					if n := strings.Count(w.Read(w.trace), "point "+string(failpoint.CreateBegin)+"\n"); n != 2 {
 						return fmt.Errorf("%d of two are at their locks", n)
 					}
 					return nil

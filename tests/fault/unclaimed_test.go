@@ -182,7 +182,7 @@ func TestUnclaimed(t *testing.T) {
 	t.Run("doctor", func(t *testing.T) {
 		u := newWorld(t).unclaimed("create.hooks")
 		for _, o := range u.doctor("--fix") {
-			if o.Kind != "lock" { // of the create that was killed
+			if o.Kind != "operation" { // the create that was killed
 				t.Errorf("what is kept for its request is an orphan: %v", o)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 )
 
@@ -148,6 +149,7 @@ func (c *Conn) Call(ctx context.Context, req *Request, file *os.File) (*Reply, e
 
 // Answer is the second half of Call, for a request that was sent.
 func (c *Conn) Answer(ctx context.Context, op Op) (*Reply, error) {
+	failpoint.Trace("await", string(op))
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var reply Reply

@@ -33,7 +33,8 @@ const (
 	// machine ready for whoever asks for one. Its Reply says when that is so; by
 	// its socket others can ask for that, too.
 	// From then on OpSandbox, from who has claimed the spare, makes it the monitor
-	// of a sandbox: its Reply says that it is, and the connection is the claim.
+	// of a sandbox, and the connection is the claim: its first Reply says that it has
+	// heard, and its second one that the guest has.
 	OpSpare Op = "spare"
 	// OpClaim holds the container: until the claimant has sent OpClaimed on
 	// the same connection, its end means that nobody wants the container.

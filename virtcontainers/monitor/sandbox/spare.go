@@ -342,8 +342,8 @@ func (w *waiting) end() error {
 	return errors.Join(errs...)
 }
 
-// become makes it the monitor of a sandbox. Whoever asks is told as soon as the
-// guest has answered: until then there is another way to a machine.
+// become makes it the monitor of a sandbox. Whoever asks is told at once, and again
+// when the guest has answered: until then there is another way to a machine.
 func (w *waiting) become(conn *monitor.Conn, req *monitor.Request, l *net.UnixListener) error {
 	cfg := req.Sandbox
 	log := w.log.WithField("sandbox", cfg.ID)
@@ -353,7 +353,11 @@ func (w *waiting) become(conn *monitor.Conn, req *monitor.Request, l *net.UnixLi
 	ctx := s.traced(context.Background(), req)
 	begun := trace.Now()
 	span := trace.Begin(ctx, trace.Phase, "adopt the spare")
-	if err = failpoint.Here(failpoint.SpareAdopt); err == nil {
+	// Whoever asks has the sandbox's lock up to here, and waits for the guest
+	// without it.
+	if !reply(conn, nil) {
+		err = errUnowned
+	} else if err = failpoint.Here(failpoint.SpareAdopt); err == nil {
 		err = w.machine.outlived()
 	}
 	if err == nil {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vc-runtime/vc-runtime/state/lifecycle"
 )
 
 func openStore(t *testing.T) *Store {
@@ -45,31 +47,31 @@ func enter(root, who string) error {
 	return os.Remove(mark)
 }
 
-func lockLoop(root, who string, rounds int) error {
+func operations(root, who string, rounds int) error {
 	s, err := Open(root)
 	if err != nil {
 		return err
 	}
 	for range rounds {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-		l, err := s.Lock(ctx, "c1")
+		l, err := s.Begin(ctx, "c1", lifecycle.OpStart)
 		cancel()
 		if err != nil {
 			return err
 		}
 		err = enter(root, who)
-		if err := errors.Join(err, l.Release()); err != nil {
+		if err := errors.Join(err, l.End()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// playLockLoop: args are the root and the number of rounds.
-func playLockLoop(args []string) int {
+// playOperations: args are the root and the number of rounds.
+func playOperations(args []string) int {
 	rounds, err := strconv.Atoi(args[1])
 	if err == nil {
-		err = lockLoop(args[0], "process "+strconv.Itoa(os.Getpid()), rounds)
+		err = operations(args[0], "process "+strconv.Itoa(os.Getpid()), rounds)
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -79,21 +81,21 @@ func playLockLoop(args []string) int {
 	return 0
 }
 
-func playLockHolder(args []string) int {
+func playOperation(args []string) int {
 	s, err := Open(args[0])
 	if err != nil {
 		return 1
 	}
-	l, err := s.Lock(context.Background(), args[1])
+	l, err := s.Begin(context.Background(), args[1], lifecycle.OpCreate)
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
-	defer l.Release()
+	defer l.End()
 	return untilEOF()
 }
 
-func TestLockContention(t *testing.T) {
+func TestOperationContention(t *testing.T) {
 	const goroutines, rounds, processes, processRounds = 50, 8, 4, 100
 	s := openStore(t)
 	if err := os.Mkdir(s.Root(), 0o700); err != nil {
@@ -102,14 +104,14 @@ func TestLockContention(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range goroutines {
 		wg.Go(func() {
-			if err := lockLoop(s.Root(), fmt.Sprint("goroutine ", i), rounds); err != nil {
+			if err := operations(s.Root(), fmt.Sprint("goroutine ", i), rounds); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	var children []*child
 	for range processes {
-		children = append(children, startChild(t, nil, "lock-loop", s.Root(), strconv.Itoa(processRounds)))
+		children = append(children, startChild(t, nil, "operation-loop", s.Root(), strconv.Itoa(processRounds)))
 	}
 	for _, c := range children {
 		if got := c.line(t); got != "done" {
@@ -124,7 +126,7 @@ func TestLockContention(t *testing.T) {
 	if want := strconv.Itoa(goroutines*rounds + processes*processRounds); string(b) != want {
 		t.Errorf("%s turns were taken, want %s", b, want)
 	}
-	wantEmpty(t, s.path(locksDir))
+	wantEmpty(t, s.path(operationsDir))
 }
 
 func wantEmpty(t *testing.T, dir string) {
@@ -141,52 +143,52 @@ func wantEmpty(t *testing.T, dir string) {
 	}
 }
 
-func TestLockEndsWithContext(t *testing.T) {
+func TestBeginEndsWithContext(t *testing.T) {
 	s := openStore(t)
-	held, err := s.Lock(soon(t), "c1")
+	held, err := s.Begin(soon(t), "c1", lifecycle.OpCreate)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
-	if _, err := s.Lock(ctx, "c1"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "c1") {
+	if _, err := s.Begin(ctx, "c1", lifecycle.OpStart); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "c1") {
 		t.Fatalf("%v, want the deadline and the id", err)
 	}
-	if _, err := s.Lock(ctx, "c2"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Begin(ctx, "c2", lifecycle.OpStart); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a free lock after the deadline: %v", err)
 	}
-	other, err := s.Lock(soon(t), "c2") // another id's is free
+	other, err := s.Begin(soon(t), "c2", lifecycle.OpCreate) // another id's is free
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(other.Release(), held.Release(), held.Release()); err != nil {
+	if err := errors.Join(other.End(), held.End(), held.End()); err != nil {
 		t.Fatal(err)
 	}
 	// The waiter that was given up gives back what it may have got.
-	again, err := s.Lock(soon(t), "c1")
+	again, err := s.Begin(soon(t), "c1", lifecycle.OpCreate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again.Release(); err != nil {
+	if err := again.End(); err != nil {
 		t.Fatal(err)
 	}
-	wantEmpty(t, s.path(locksDir))
+	wantEmpty(t, s.path(operationsDir))
 }
 
 // A holder that is killed frees the lock, also for one who waits already.
-func TestLockHolderKilled(t *testing.T) {
+func TestOperationKilled(t *testing.T) {
 	s := openStore(t)
-	c := startChild(t, nil, "lock-holder", s.Root(), "c1")
+	c := startChild(t, nil, "operation-holder", s.Root(), "c1")
 	if got := c.line(t); got != "ready" {
 		t.Fatal(got)
 	}
 	type result struct {
-		l   *Lock
+		l   *Operation
 		err error
 	}
 	got := make(chan result, 1)
 	go func() {
-		l, err := s.Lock(soon(t), "c1")
+		l, err := s.Begin(soon(t), "c1", lifecycle.OpCreate)
 		got <- result{l, err}
 	}()
 	select {
@@ -199,25 +201,25 @@ func TestLockHolderKilled(t *testing.T) {
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
-	if err := r.l.Release(); err != nil {
+	if err := r.l.End(); err != nil {
 		t.Fatal(err)
 	}
-	wantEmpty(t, s.path(locksDir))
+	wantEmpty(t, s.path(operationsDir))
 }
 
-func TestLockRefuses(t *testing.T) {
+func TestBeginRefuses(t *testing.T) {
 	s := openStore(t)
-	if _, err := s.Lock(soon(t), "../c1"); !errors.Is(err, ErrInvalidID) {
+	if _, err := s.Begin(soon(t), "../c1", lifecycle.OpCreate); !errors.Is(err, ErrInvalidID) {
 		t.Errorf("%v, want ErrInvalidID", err)
 	}
-	if err := os.MkdirAll(s.path(locksDir), 0o700); err != nil {
+	if err := os.MkdirAll(s.path(operationsDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	target := filepath.Join(t.TempDir(), "target")
-	if err := os.Symlink(target, s.path(locksDir, "c1")); err != nil {
+	if err := os.Symlink(target, s.path(operationsDir, "c1")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Lock(soon(t), "c1"); !errors.Is(err, unix.ELOOP) {
+	if _, err := s.Begin(soon(t), "c1", lifecycle.OpCreate); !errors.Is(err, unix.ELOOP) {
 		t.Errorf("through a symlink: %v, want ELOOP", err)
 	}
 	if _, err := os.Lstat(target); !os.IsNotExist(err) {
@@ -229,7 +231,7 @@ func TestLockRefuses(t *testing.T) {
 // is named: who holds the one may take the other.
 func TestLockSandbox(t *testing.T) {
 	s := openStore(t)
-	c, err := s.Lock(t.Context(), "p1")
+	c, err := s.Begin(t.Context(), "p1", lifecycle.OpCreate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -242,7 +244,7 @@ func TestLockSandbox(t *testing.T) {
 	if _, err := s.LockSandbox(ctx, "p1"); !errors.Is(err, context.Canceled) {
 		t.Errorf("a second lock: %v", err)
 	}
-	if err := errors.Join(sb.Release(), c.Release()); err != nil {
+	if err := errors.Join(sb.Release(), c.End()); err != nil {
 		t.Error(err)
 	}
 	wantEmpty(t, s.path(sandboxLocksDir))
