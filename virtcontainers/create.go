@@ -413,22 +413,20 @@ func (r *Runtime) briefShim(ctx context.Context, conn *monitor.Conn, cfg *shim.C
 	if err := step(ctx, failpoint.CreateAwaitShim); err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	var rep monitor.Reply
-	if _, err := conn.Receive(&rep); err != nil {
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, fmt.Errorf("create: not done after %s (create_timeout)", cfg.CreateTimeout)
-		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("create: %w", context.Cause(ctx))
-		}
-		return nil, fmt.Errorf("the shim has died: %w", err)
+	var rep *monitor.Reply
+	var err error
+	if cfg.Exec {
+		rep, err = conn.AnswerInTurn(ctx, monitor.OpExec, cfg.CallTimeout, func() {})
+	} else {
+		rep, err = conn.Answer(ctx, monitor.OpCreate)
 	}
-	if rep.Failure != nil {
-		return nil, rep.Failure
+	switch {
+	case errors.Is(err, monitor.ErrGone):
+		return nil, errors.New("the shim has died")
+	case rep == nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return nil, fmt.Errorf("create: not done after %s (create_timeout)", cfg.CreateTimeout)
 	}
-	return &rep, nil
+	return rep, err
 }
 
 // writePidFile writes the bare number, and renames it into place since callers

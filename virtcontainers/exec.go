@@ -83,12 +83,10 @@ func (r *Runtime) execForeground(ctx context.Context, rec *state.Container, o Ex
 	if err := failpoint.Here(failpoint.ExecForeground); err != nil {
 		return 255, err
 	}
-	call, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
-	defer cancel()
-	s, _, err := shim.Begin(call, r.Store.SandboxDir(rec.Sandbox), &monitor.Request{
+	s, _, err := shim.BeginExec(ctx, r.Store.SandboxDir(rec.Sandbox), &monitor.Request{
 		Op: monitor.OpExec, Container: rec.ID, Spec: guest,
 		Stdio: shim.StdioOf(process.Terminal, o.Stdin, o.Stdout, o.Stderr),
-	}, nil, nil)
+	}, r.Config.Runtime.CallTimeout.Std(), func() {})
 	if err != nil {
 		return 255, err
 	}
@@ -124,12 +122,13 @@ func (r *Runtime) execForeground(ctx context.Context, rec *state.Container, o Ex
 // execDetached starts a shim for the process and leaves it to the caller's
 // subreaper.
 func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o ExecOptions, guest []byte, process *specs.Process) error {
-	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.CallTimeout.Std())
+	limit := r.Config.Runtime.CallTimeout.Std()
+	spawn, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := failpoint.Here(failpoint.ExecSpawnShim); err != nil {
 		return err
 	}
-	proc, conn, err := r.startShim(ctx, shimStart{sandbox: rec.Sandbox, stdio: shimStdio(o.ConsoleSocket, o.Stdin, o.Stdout, o.Stderr)})
+	proc, conn, err := r.startShim(spawn, shimStart{sandbox: rec.Sandbox, stdio: shimStdio(o.ConsoleSocket, o.Stdin, o.Stdout, o.Stderr)})
 	if err != nil {
 		return err
 	}
@@ -137,13 +136,13 @@ func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o Exec
 	cfg := &shim.Config{
 		Container: rec.ID, SandboxDir: r.Store.SandboxDir(rec.Sandbox),
 		Spec: guest, Exec: true, Terminal: process.Terminal,
-		CreateTimeout: r.Config.Runtime.CallTimeout.Std(),
-		FlushTimeout:  r.Config.Runtime.FlushTimeout.Std(),
+		CallTimeout:  limit,
+		FlushTimeout: r.Config.Runtime.FlushTimeout.Std(),
 	}
 	if size := process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
-	if err := r.joinPlace(ctx, rec, proc.Pid); err != nil {
+	if err := r.joinPlace(spawn, rec, proc.Pid); err != nil {
 		return errors.Join(err, endChild(ctx, proc))
 	}
 	err = failpoint.Here(failpoint.ExecBriefShim)

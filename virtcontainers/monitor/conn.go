@@ -136,15 +136,44 @@ func (c *Conn) receiveBody(v any, head []byte, have int) error {
 // that carries a failure is returned as that failure, and a connection that
 // ends is ErrGone.
 func (c *Conn) Call(ctx context.Context, req *Request, file *os.File) (*Reply, error) {
+	return c.call(ctx, req, file, func() (*Reply, error) { return c.Answer(ctx, req.Op) })
+}
+
+// CallInTurn is Call with AnswerInTurn.
+func (c *Conn) CallInTurn(ctx context.Context, req *Request, limit time.Duration, waiting func()) (*Reply, error) {
+	return c.call(ctx, req, nil, func() (*Reply, error) { return c.AnswerInTurn(ctx, req.Op, limit, waiting) })
+}
+
+func (c *Conn) call(ctx context.Context, req *Request, file *os.File, answer func() (*Reply, error)) (*Reply, error) {
 	defer trace.Begin(ctx, trace.Call, "monitor "+string(req.Op)).End()
 	req.Trace = trace.From(ctx).Path()
 	sendErr := c.Send(req, file)
 	// Also after an error: the peer may have answered before it hung up.
-	reply, err := c.Answer(ctx, req.Op)
+	reply, err := answer()
 	if reply == nil {
 		err = errors.Join(err, sendErr)
 	}
 	return reply, err
+}
+
+// AnswerInTurn is Answer for a request that may have to wait for its turn behind
+// others. limit is for how long nothing may be heard of it: whenever the others have
+// come on, waiting is called, and it begins anew.
+func (c *Conn) AnswerInTurn(ctx context.Context, op Op, limit time.Duration, waiting func()) (*Reply, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(limit, func() {
+		cancel(fmt.Errorf("%w: nothing heard for %s (call_timeout)", context.DeadlineExceeded, limit))
+	})
+	defer silence.Stop()
+	for {
+		reply, err := c.Answer(ctx, op)
+		if err != nil || !reply.Waiting {
+			return reply, err
+		}
+		silence.Reset(limit)
+		waiting()
+	}
 }
 
 // Answer is the second half of Call, for a request that was sent.

@@ -166,6 +166,9 @@ type Reply struct {
 	Pids    []int    `json:"pids,omitempty"`
 	// Process names the process that OpExec made.
 	Process string `json:"process,omitempty"`
+	// Waiting says that the request is still to have its turn, and that others have
+	// had theirs meanwhile. Another reply follows.
+	Waiting bool `json:"waiting,omitempty"`
 	// Notices are for the user's eyes, once.
 	Notices []string `json:"notices,omitempty"`
 	Stats   *Stats   `json:"stats,omitempty"` // OpStats

@@ -64,14 +64,25 @@ func matters(f *os.File) bool {
 	return st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3)
 }
 
-// Begin sends req, an OpCreate or OpExec, to the monitor of the sandbox in
-// dir, and returns when the process exists.
+// Begin sends req, an OpCreate, to the monitor of the sandbox in dir, and returns
+// when the container exists. file and server are those of its share.
 func Begin(ctx context.Context, dir string, req *monitor.Request, file *os.File, server *share.Server) (*Session, *monitor.Reply, error) {
+	return begun(dir, req, server, func(conn *monitor.Conn) (*monitor.Reply, error) { return conn.Call(ctx, req, file) })
+}
+
+// BeginExec sends req, an OpExec, to the monitor of the sandbox in dir, and returns
+// when the process exists. Where many are asked for at once each waits for its turn;
+// limit and waiting are those of [monitor.Conn.AnswerInTurn].
+func BeginExec(ctx context.Context, dir string, req *monitor.Request, limit time.Duration, waiting func()) (*Session, *monitor.Reply, error) {
+	return begun(dir, req, nil, func(conn *monitor.Conn) (*monitor.Reply, error) { return conn.CallInTurn(ctx, req, limit, waiting) })
+}
+
+func begun(dir string, req *monitor.Request, server *share.Server, call func(*monitor.Conn) (*monitor.Reply, error)) (*Session, *monitor.Reply, error) {
 	conn, err := monitor.Dial(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	rep, err := conn.Call(ctx, req, file)
+	rep, err := call(conn)
 	if err != nil {
 		conn.Close()
 		return nil, nil, err

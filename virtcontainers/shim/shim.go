@@ -62,7 +62,8 @@ type Config struct {
 	OOMFile  string      `json:"oomFile,omitempty"`
 	OOMScore *int        `json:"oomScore,omitempty"`
 
-	CreateTimeout time.Duration `json:"createTimeout"`
+	CreateTimeout time.Duration `json:"createTimeout,omitempty"` // of a container
+	CallTimeout   time.Duration `json:"callTimeout,omitempty"`   // of an exec: for how long nothing may be heard of it
 	FlushTimeout  time.Duration `json:"flushTimeout"`
 }
 
@@ -122,7 +123,8 @@ func serve(main mainThread) int {
 			ctx = trace.With(ctx, t)
 		}
 	}
-	s, rep, err := begin(ctx, &cfg, console)
+	waiting := func() { parent.Send(&monitor.Reply{Waiting: true}, nil) }
+	s, rep, err := begin(ctx, &cfg, console, waiting)
 	if err == nil && !cfg.Exec {
 		err = main.do(func() error { return share.Enter(cfg.Share, cfg.SandboxDir) })
 	}
@@ -145,8 +147,9 @@ func serve(main mainThread) int {
 	return code
 }
 
-// begin makes the container, or the exec'd process, and connects its streams.
-func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, *monitor.Reply, error) {
+// begin makes the container, or the exec'd process, and connects its streams. It
+// calls waiting when others have had their turn before the process has its own.
+func begin(ctx context.Context, cfg *Config, consoleSocket *os.File, waiting func()) (*Session, *monitor.Reply, error) {
 	if err := failpoint.Here(failpoint.ShimBegin); err != nil {
 		return nil, nil, err
 	}
@@ -169,27 +172,18 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 		return nil, nil, err
 	}
 	monitor.SetOOMScore("self", monitor.OOMScore) // where that may not be, no harm is done
-	call, cancel := context.WithTimeout(ctx, cfg.CreateTimeout)
-	defer cancel()
-	call, stop := whileServed(call, server)
-	defer stop()
 	if err := failpoint.Here(failpoint.ShimCreate); err != nil {
 		return nil, nil, err
 	}
-	s, rep, err := Begin(call, cfg.SandboxDir, req, socket, server)
-	if server != nil {
-		server.Socket.Close() // the VM has its own by now
+	var s *Session
+	var rep *monitor.Reply
+	if cfg.Exec {
+		s, rep, err = BeginExec(ctx, cfg.SandboxDir, req, cfg.CallTimeout, waiting)
+	} else {
+		s, rep, err = beginContainer(ctx, cfg, req, server, socket)
 	}
 	if err != nil {
 		return nil, nil, err
-	}
-	if server != nil {
-		span := trace.Begin(ctx, trace.Phase, "leave the host's mounts")
-		err := server.LeaveHost()
-		span.End()
-		if err != nil {
-			return nil, nil, err
-		}
 	}
 	s.FlushTimeout, s.GiveUpOutput = cfg.FlushTimeout, true
 	term := Terminal{Width: cfg.Width, Height: cfg.Height}
@@ -215,6 +209,24 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File) (*Session, 
 		return nil, nil, err
 	}
 	return s, rep, nil
+}
+
+// beginContainer has the container made, and then lets go of what only that needs.
+func beginContainer(ctx context.Context, cfg *Config, req *monitor.Request, server *share.Server, socket *os.File) (*Session, *monitor.Reply, error) {
+	call, cancel := context.WithTimeout(ctx, cfg.CreateTimeout)
+	defer cancel()
+	call, stop := whileServed(call, server)
+	defer stop()
+	s, rep, err := Begin(call, cfg.SandboxDir, req, socket, server)
+	if server == nil {
+		return s, rep, err
+	}
+	server.Socket.Close() // the VM has its own by now
+	if err != nil {
+		return nil, nil, err
+	}
+	defer trace.Begin(ctx, trace.Phase, "leave the host's mounts").End()
+	return s, rep, server.LeaveHost()
 }
 
 // whileServed gives a context that ends with the file server as well, if there is

@@ -40,6 +40,10 @@ type container struct {
 	removed  chan struct{} // closed when the sandbox has forgotten it
 	killOnce sync.Once
 
+	// execTurns bounds how many processes are on their way into it at a time. Each
+	// container of a pod has its own: where one's hang no other one's wait.
+	execTurns *turns
+
 	mu       sync.Mutex          // guards what follows
 	devices  []hypervisor.Device // share and disks
 	inGuest  bool                // the agent knows it
@@ -66,6 +70,8 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 		released: make(chan struct{}),
 		removed:  make(chan struct{}),
 		execs:    make(map[string]*process),
+
+		execTurns: newTurns(execsAtOnce),
 	}
 	c.init = newProcess(c, "", req.Stdio, conn)
 	if err := s.add(c); err != nil {

@@ -207,7 +207,28 @@ func (c *container) exec(ctx context.Context, conn *monitor.Conn, req *monitor.R
 	c.execs[p.id] = p
 	c.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(ctx, c.s.cfg.Config.Runtime.CallTimeout.Std())
+	if err := c.execInTurn(ctx, p, conn, req); err != nil {
+		c.forget(p)
+		return nil, err
+	}
+	p.control()
+	p.watch()
+	return p, nil
+}
+
+// execInTurn has the guest make the process. The time that the guest may take for
+// that does not begin before it has begun: where many are to be made, most of it is
+// waiting for the others.
+func (c *container) execInTurn(ctx context.Context, p *process, conn *monitor.Conn, req *monitor.Request) error {
+	limit := c.s.cfg.Config.Runtime.CallTimeout.Std()
+	span := trace.Begin(ctx, trace.Phase, "wait for the turn")
+	done, err := c.execTurns.take(ctx, limit/4, func() error { return conn.Send(&monitor.Reply{Waiting: true}, nil) })
+	span.End()
+	if err != nil {
+		return err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	m, err := c.s.ready(ctx)
 	if err == nil {
@@ -218,16 +239,10 @@ func (c *container) exec(ctx context.Context, conn *monitor.Conn, req *monitor.R
 			Container: c.id, Process: p.id, Spec: req.Spec, Stdio: guestStdio(req.Stdio),
 		})
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			p.signalQuietly(unix.SIGKILL) // the guest may still be at it
-		}
-		c.forget(p)
-		return nil, err
+	if err != nil && ctx.Err() != nil {
+		p.signalQuietly(unix.SIGKILL) // the guest may still be at it
 	}
-	p.control()
-	p.watch()
-	return p, nil
+	return err
 }
 
 func (c *container) forget(p *process) {

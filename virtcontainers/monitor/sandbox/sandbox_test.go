@@ -65,10 +65,13 @@ type fakeGuest struct {
 	removed          []string
 	oomKills         uint64
 	oomChanged       chan struct{} // closed when there is one more
+	execs            chan struct{} // has room for as many as can be made at a time
+	execTime         time.Duration // that one takes
+	callLimit        time.Duration // that it may take; 0 for the default
 }
 
 func newGuest(vm *fakeVM, obeys ...unix.Signal) *fakeGuest {
-	g := &fakeGuest{vm: vm, obeys: map[unix.Signal]bool{}, frozen: make(chan struct{}), exit: make(chan struct{}), oomChanged: make(chan struct{})}
+	g := &fakeGuest{vm: vm, obeys: map[unix.Signal]bool{}, frozen: make(chan struct{}), exit: make(chan struct{}), oomChanged: make(chan struct{}), execs: make(chan struct{}, 4)}
 	for _, s := range obeys {
 		g.obeys[s] = true
 	}
@@ -96,6 +99,22 @@ func (g *fakeGuest) CreateContainer(ctx context.Context, _ *api.CreateContainerR
 
 func (g *fakeGuest) StartContainer(ctx context.Context, _ *api.ContainerRequest) (*api.Empty, error) {
 	return &api.Empty{}, g.answer(ctx)
+}
+
+// ExecProcess takes its time, and more where there are many at once.
+func (g *fakeGuest) ExecProcess(ctx context.Context, _ *api.ExecProcessRequest) (*api.ExecProcessResponse, error) {
+	select {
+	case g.execs <- struct{}{}:
+		defer func() { <-g.execs }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case <-time.After(g.execTime):
+		return &api.ExecProcessResponse{}, g.answer(ctx)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (g *fakeGuest) SignalProcess(ctx context.Context, r *api.SignalProcessRequest) (*api.Empty, error) {
@@ -215,6 +234,9 @@ func startBench(t *testing.T, guest func(*fakeVM) *fakeGuest, bootErr error) *be
 	}
 	cfg := &monitor.SandboxConfig{ID: "c", Config: *config.Default()}
 	rt := &cfg.Config.Runtime
+	if b.guest.callLimit != 0 {
+		rt.CallTimeout = config.Seconds(b.guest.callLimit.Seconds())
+	}
 	rt.KillTimeout, rt.FlushTimeout = config.Seconds(quick.Seconds()), config.Seconds(quick.Seconds())
 	log := logrus.New()
 	log.SetOutput(io.Discard)
@@ -495,4 +517,31 @@ func TestHostNetworkIsRefused(t *testing.T) {
 	if err := a.sync(t.Context(), nil, os.Getpid(), 1); err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Fatalf("got %v", err)
 	}
+}
+
+// TestManyExecs has so many processes made at once that the guest takes longer for all
+// of them than for one it may. None of them is stuck: each has its turn.
+func TestManyExecs(t *testing.T) {
+	const limit = 2 * time.Second
+	b := startBench(t, func(vm *fakeVM) *fakeGuest {
+		g := newGuest(vm, unix.SIGKILL)
+		g.execTime, g.callLimit = limit/10, limit
+		return g
+	}, nil)
+	exits := b.running()
+	var all sync.WaitGroup
+	for range 80 { // four at a time: twice the limit
+		conn := b.dial()
+		all.Go(func() {
+			_, err := conn.CallInTurn(t.Context(), &monitor.Request{Op: monitor.OpExec, Container: "c"}, limit, func() {})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if err := b.call(monitor.Request{Op: monitor.OpStop, Signal: int(unix.SIGKILL)}); err != nil {
+		t.Error(err)
+	}
+	exitOf(t, exits)
 }
