@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -207,31 +206,6 @@ func (p *rehearsedProcess) end(ctx context.Context, code uint32) error {
 		return fmt.Errorf("process %q: exit code %d, expected %d", p.name, p.code, code)
 	}
 	p.r.steps.Add(1)
-	return nil
-}
-
-// A guest that takes longer than staleAfter to answer has set a time that had
-// passed by then, and is told again, up to refreshTries times in all.
-const (
-	staleAfter   = 500 * time.Millisecond
-	refreshTries = 3
-)
-
-// refresh gives the guest what a clone gets when it starts: the time, and entropy
-// of its own.
-func (m *Machine) refresh(ctx context.Context) error {
-	entropy := make([]byte, 64)
-	for range refreshTries {
-		rand.Read(entropy) // never fails (crypto/rand)
-		told := time.Now()
-		_, err := m.Guest.Refresh(ctx, &api.RefreshRequest{TimeNs: told.UnixNano(), Entropy: entropy})
-		if err != nil {
-			return fmt.Errorf("refresh the guest: %w", err)
-		}
-		if time.Since(told) < staleAfter {
-			break
-		}
-	}
 	return nil
 }
 

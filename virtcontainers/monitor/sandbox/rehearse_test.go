@@ -52,31 +52,6 @@ func (mute) Refresh(ctx context.Context, _ *api.RefreshRequest) (*api.Empty, err
 }
 func (mute) Close() error { return nil }
 
-// late is an agent that takes its time for the first answer.
-type late struct {
-	Guest
-	told []int64
-}
-
-func (l *late) Refresh(_ context.Context, req *api.RefreshRequest) (*api.Empty, error) {
-	if l.told = append(l.told, req.TimeNs); len(l.told) == 1 {
-		time.Sleep(staleAfter)
-	}
-	return &api.Empty{}, nil
-}
-
-// A guest that was told the time late is told again: its clock would be late for
-// good.
-func TestRefreshLate(t *testing.T) {
-	g := &late{}
-	if err := (&Machine{Guest: g}).refresh(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if len(g.told) < 2 || g.told[1]-g.told[0] < int64(staleAfter) {
-		t.Errorf("the guest was told %d", g.told)
-	}
-}
-
 // newWaiting makes a spare that is to start.
 func newWaiting(t *testing.T, change func(*config.Config)) *waiting {
 	store, err := state.Open(t.TempDir())

@@ -55,6 +55,9 @@ type Machine struct {
 	// Notices are for the user who asked for the sandbox.
 	Notices []string
 
+	welcomed time.Time // before the guest was told the time; zero where it was not long ago
+	caughtUp sync.Once
+
 	started  int64    // when the VM's start began, by trace.Now
 	template *os.File // held while the template is in use; nil for none
 	// templateKey is the template's name; "" for none.

@@ -231,6 +231,11 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 		c.undoCreate()
 		return
 	}
+	limit, stop := context.WithTimeout(creating, s.cfg.Config.Runtime.CallTimeout.Std())
+	if err := s.machine.catchUp(limit); err != nil {
+		c.log.WithError(err).Warn("the guest's clock may be late")
+	}
+	stop()
 	if c.id == s.first {
 		s.settle()
 	}

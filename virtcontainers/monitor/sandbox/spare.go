@@ -382,7 +382,7 @@ func (w *waiting) become(conn *monitor.Conn, req *monitor.Request, l *net.UnixLi
 		}
 	}()
 	log.Info("the spare is this sandbox's")
-	w.machine.started = begun
+	w.machine.started, w.machine.welcomed = begun, time.Time{}
 	for _, notice := range w.machine.Notices { // nobody's any more
 		log.Info(notice)
 	}

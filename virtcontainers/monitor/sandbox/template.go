@@ -296,6 +296,7 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	if err := failpoint.Here(failpoint.MonitorGreet); err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
+	welcomed := time.Now()
 	guest, err := client.Dial(ctx, vm.Channel(), client.Options{ImageID: b.imageID, Hello: hello, Vsock: b.vsock(vm)})
 	if err == nil {
 		if err = failpoint.Here(failpoint.MonitorBooted); err != nil {
@@ -305,7 +306,7 @@ func (b *booting) start(ctx context.Context, from *template.Entry) (*Machine, er
 	if err != nil {
 		return nil, bootFailure(ctx, vm, err)
 	}
-	m := &Machine{VM: vm, Guest: guest, Carrier: guest.Carrier(), started: begun}
+	m := &Machine{VM: vm, Guest: guest, Carrier: guest.Carrier(), started: begun, welcomed: welcomed}
 	if err := guest.NoVsock(); err != nil {
 		m.Notices = append(m.Notices, serialInstead(err))
 	}
