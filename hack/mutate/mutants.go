@@ -78,7 +78,7 @@ var mutants = []mutant{
 		{"	d.DisallowUnknownFields()\n", ""},
 	}, "./state", "TestContainerDamaged"},
 	{"a record of an earlier boot names no process", "state/process.go", []change{
-		{"	if err != nil || recorded == boot {", "	if err != nil || recorded != \"\" {"},
+		{"	if err != nil || recorded == boot {", "	if err != nil || recorded == boot || boot != \"\" {"},
 	}, faultPkg, "TestReboot"},
 	{"a namespace at the same path may be another one", "virtcontainers/adopt.go", []change{
 		{"resourcecache.FileID{Dev: st.Dev, Ino: st.Ino}", "resourcecache.FileID{}"},

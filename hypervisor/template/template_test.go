@@ -228,10 +228,11 @@ func TestReject(t *testing.T) {
 // and takes nothing away from who makes one.
 func TestCollectWhileMaking(t *testing.T) {
 	f := newFixture(t)
-	first := f.get(f.key(), true)
-	f.machine.MemoryMiB = 2
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	first, _, err := f.store.Get(ctx, f.key(), f.make)
+	f.must(err)
+	f.machine.MemoryMiB = 2
 	_, made, err := f.store.Get(ctx, f.key(), func(ctx context.Context, to hypervisor.Template) (json.RawMessage, error) {
 		if _, err := f.store.Collect(ctx); err != nil {
 			t.Error(err)
