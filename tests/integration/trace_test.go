@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 
@@ -76,20 +77,30 @@ type place struct{ in, what string }
 func nest(t *testing.T, events []trace.Event, names map[int]string, spans ...place) {
 	t.Helper()
 	outer := find(t, events, names, spans[0].in, spans[0].what)
-	// The guest's clock is known to half of the time of the call that has read it.
-	slack := 20_000.0 // µs
-	for _, e := range events {
-		if e.Name == "agent Spans" {
-			slack = max(slack, e.Duration)
-		}
-	}
 	for _, p := range spans[1:] {
 		inner := find(t, events, names, p.in, p.what)
+		slack := clockError(events, inner)
 		if inner.Time < outer.Time-slack || inner.Time+inner.Duration > outer.Time+outer.Duration+slack {
 			t.Errorf("%s of %s is not within %s: %+v, %+v", p.what, p.in, outer.Name, inner, outer)
 		}
 		outer = inner
 	}
+}
+
+// clockError is by how much a span of a guest may be off, in µs. Its clock is known
+// to half of the time of the call that has read it, which is the last one before the
+// span was written down; 50 ms more are for what the two clocks drift apart.
+func clockError(events []trace.Event, span trace.Event) float64 {
+	asked := 0.0
+	for _, ev := range events {
+		if reflect.DeepEqual(ev, span) {
+			break
+		}
+		if ev.Type == "X" && ev.Name == "agent Spans" {
+			asked = ev.Duration
+		}
+	}
+	return asked/2 + 50_000
 }
 
 func processNames(events []trace.Event) map[int]string {
