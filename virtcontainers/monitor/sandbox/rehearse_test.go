@@ -25,7 +25,7 @@ import (
 // The program of a rehearsal reads all of its input before it says anything.
 func TestRehearsedProgram(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
-		t.Skip("NOT RUN: needs an x86-64 processor: the program is code of the guest's")
+		t.Skip("NOT RUN: needs an x86-64 processor: it runs on the host what is machine code for such a guest")
 	}
 	path := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(path, rehearsed(), 0o755); err != nil {
