@@ -62,7 +62,7 @@ func main() {
 	flag.IntVar(&b.n, "n", 10, "runs of each runtime")
 	flag.DurationVar(&b.settle, "settle", 5*time.Second, "how long containers sleep before their memory, or an exec, is measured")
 	flag.StringVar(&b.svg, "svg", "", "folder to write plots into")
-	flag.Var(&b.spares, "spares", "that runtime, of -rt, has spare machines made before each cycle; may be given several times")
+	flag.Var(&b.spares, "spares", "that runtime, of -rt, has spare machines made before each cycle and before each container for ops; may be given several times")
 	flag.Var(&b.images, "image", "folder of a guest image to boot; may be given several times")
 	var names []string
 	for _, p := range parts {
@@ -129,10 +129,8 @@ var phases = []string{"create", "start", "wait", "delete", "total"}
 // cycles measures the life of a container that runs true.
 func (b *bench) cycles() error {
 	times, err := b.sample(func(d *driver) (map[string]float64, error) {
-		if slices.Contains(b.spares, strings.Join(d.rt, " ")) {
-			if err := d.run("spare", "create"); err != nil {
-				return nil, err
-			}
+		if err := b.fill(d); err != nil {
+			return nil, err
 		}
 		return d.cycle(b.quick)
 	})
@@ -142,6 +140,14 @@ func (b *bench) cycles() error {
 	fmt.Printf("create, start, wait, delete of `true`, and CPU time of the container's cgroup, %d interleaved runs, ms:\n\n", b.n)
 	b.table(append(phases[:len(phases):len(phases)], "CPU time"), times)
 	return b.plotPhases(times)
+}
+
+// fill makes the spare machines of a runtime that has some.
+func (b *bench) fill(d *driver) error {
+	if !slices.Contains(b.spares, strings.Join(d.rt, " ")) {
+		return nil
+	}
+	return d.run("spare", "create")
 }
 
 // samples are measurements by runtime and column.

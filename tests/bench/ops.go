@@ -18,7 +18,12 @@ var opColumns = []string{"--version", "state", "exec", "kill KILL"}
 // operations measures commands on a container that sleeps, and KILL until its
 // rootfs is released: its pid is gone.
 func (b *bench) operations() error {
-	times, err := b.sample(func(d *driver) (map[string]float64, error) { return d.operations(b.sleep) })
+	times, err := b.sample(func(d *driver) (map[string]float64, error) {
+		if err := b.fill(d); err != nil {
+			return nil, err
+		}
+		return d.operations(b.sleep)
+	})
 	if err != nil {
 		return err
 	}
