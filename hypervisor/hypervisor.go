@@ -41,7 +41,7 @@ const (
 // Config describes a virtual machine before it runs. It is pure data: the
 // same Config gives the same machine.
 type Config struct {
-	// Name shows in the process list; a sandbox id.
+	// Name shows in the process list: whose machine it is (state.Mark).
 	Name string
 	// Binary is the path of the hypervisor's executable.
 	Binary string

@@ -3,7 +3,6 @@ package virtcontainers
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -55,7 +54,7 @@ func (r *Runtime) leaveOwned(ctx context.Context, id string) error {
 	}
 	cg := &cgroup.Cgroup{}
 	for _, g := range owned {
-		if g.Owner == filepath.Join(r.Store.Root(), id) {
+		if g.Owner == state.Mark(r.Store.Root(), id) {
 			cg.Groups = append(cg.Groups, cgroup.Group{Dir: g.Dir, Made: true})
 		}
 	}
@@ -76,7 +75,7 @@ func (r *Runtime) sandboxToEnd(id string) (*state.Sandbox, error) {
 	}
 	sb = &state.Sandbox{ID: id}
 	for _, p := range all {
-		if root, of := rootAndID(p.argv); p.is(MonitorCommand) && root == r.Store.Root() && of == id {
+		if root, of := rootAndID(p.argv); p.is(MonitorCommand) && root == r.Store.Root() && of == id && p.sees(root) {
 			sb.Monitor = p.Process
 		}
 	}

@@ -55,9 +55,10 @@ func (d *doctor) processes(context.Context) ([]Orphan, error) {
 			continue
 		}
 		o.Name = pidName(p.Pid)
-		proc := p.Process
-		o.fix = func(ctx context.Context) error {
-			return d.alone(o.Owner, func() error { return proc.Kill(ctx) })
+		if proc := p.Process; o.Owner != "" { // of what has none nobody knows that it is ours
+			o.fix = func(ctx context.Context) error {
+				return d.alone(o.Owner, func() error { return proc.Kill(ctx) })
+			}
 		}
 		found = append(found, *o)
 	}
@@ -83,10 +84,13 @@ func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
 		} else {
 			o.End()
 		}
+		if !p.sees(d.r.Store.Root()) {
+			return nil
+		}
 		return &Orphan{Kind: OrphanMonitor, Owner: id, Why: "the record of its sandbox does not name it"}
 	case p.is(ShimCommand):
 		root, id := rootAndID(p.argv)
-		if root != d.r.Store.Root() || d.busy(id) {
+		if root != d.r.Store.Root() || d.busy(id) || !p.sees(d.r.Store.Root()) {
 			return nil
 		}
 		return &Orphan{Kind: OrphanShim, Owner: id, Why: "the monitor of its sandbox is dead"}
@@ -94,7 +98,14 @@ func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
 		if parent != nil && filepath.Base(parent.argv0()) == program {
 			return nil // it dies with that
 		}
-		return &Orphan{Kind: OrphanVM, Owner: after(p.argv, "guest="), Why: "its monitor is dead"}
+		root, id := state.Marked(machineName(p.argv))
+		switch root {
+		case d.r.Store.Root():
+			return &Orphan{Kind: OrphanVM, Owner: id, Why: "its monitor is dead"}
+		case "":
+			return &Orphan{Kind: OrphanVM, Why: "it has no monitor, and its name tells no root: end it by hand if it is nobody's"}
+		}
+		return nil
 	case strings.HasPrefix(filepath.Base(p.argv0()), "virtiofsd"):
 		dir := after(p.argv, "source=")
 		if in := filepath.Dir(dir); in != filepath.Join(d.r.Store.Root(), "sandboxes") && in != filepath.Join(d.r.Store.Root(), "spares") {
@@ -108,6 +119,48 @@ func (d *doctor) examine(all map[int]*process, p *process) *Orphan {
 		return &Orphan{Kind: OrphanServer, Owner: filepath.Base(dir), Why: "its shim, or monitor, is dead"}
 	}
 	return nil
+}
+
+// sees reports whether the path of our root leads a process to it, as its arguments
+// have the same path: in another mount namespace, that of a container with an engine in it, say, that
+// may be another folder, with records of its own.
+func (p *process) sees(root string) bool {
+	own, err := os.Stat(root)
+	if err != nil {
+		return false
+	}
+	tasks := filepath.Join("/proc", strconv.Itoa(p.Pid), "task")
+	entries, err := os.ReadDir(tasks)
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		if e.Name() == strconv.Itoa(p.Pid) {
+			continue // a shim's first thread is in its container's rootfs
+		}
+		if its, err := statIn(filepath.Join(tasks, e.Name(), "root"), root); err == nil && os.SameFile(own, its) {
+			return true
+		}
+	}
+	return false
+}
+
+// statIn is os.Stat for what a path means to a process whose root folder is root.
+func statIn(root, path string) (os.FileInfo, error) {
+	dir, err := os.OpenFile(root, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	return f.Stat()
 }
 
 // named reports whether the record of a sandbox names the process as its
@@ -177,6 +230,19 @@ func after(argv []string, prefix string) string {
 		}
 	}
 	return ""
+}
+
+// machineName is the name that QEMU's arguments give to its machine: "" for none.
+// A comma in it is doubled (QEMU: util/qemu-option.c).
+func machineName(argv []string) string {
+	const option = "guest="
+	i := slices.IndexFunc(argv, func(a string) bool { return strings.HasPrefix(a, option) })
+	if i < 1 || argv[i-1] != "-name" {
+		return ""
+	}
+	const comma = "\x00" // is in no argument
+	name, _, _ := strings.Cut(strings.ReplaceAll(argv[i][len(option):], ",,", comma), ",")
+	return strings.ReplaceAll(name, comma, ",")
 }
 
 // readProcesses gives all processes but zombies, by pid.
@@ -258,8 +324,8 @@ func (d *doctor) cgroups(context.Context) ([]Orphan, error) {
 	}
 	var found []Orphan
 	for _, g := range all {
-		root, id := filepath.Split(g.Owner)
-		if filepath.Clean(root) != d.r.Store.Root() || d.busy(id) {
+		root, id := state.Marked(g.Owner)
+		if root != d.r.Store.Root() || d.busy(id) {
 			continue
 		}
 		if _, err := d.r.Store.Container(id); err == nil {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
@@ -47,7 +46,7 @@ func (r *Runtime) newPlace(rec *state.Container, limits cgroup.Limits, undo *cle
 	}
 	p.limits = limits
 	if p.cg != nil {
-		p.cg.SetOwner(filepath.Join(r.Store.Root(), rec.ID))
+		p.cg.SetOwner(state.Mark(r.Store.Root(), rec.ID))
 		undo.pushSandbox(p.cg.Remove)
 	}
 	return p, nil
@@ -65,7 +64,7 @@ func (r *Runtime) sandboxPlace(rec *state.Container, sb *state.Sandbox) (*place,
 		return r.Store.SaveSandbox(sb)
 	})
 	if err == nil && p.cg != nil {
-		p.cg.SetOwner(filepath.Join(r.Store.Root(), sb.ID))
+		p.cg.SetOwner(state.Mark(r.Store.Root(), sb.ID))
 	}
 	return p, err
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -279,7 +278,7 @@ func (r *Runtime) startSpare(ctx context.Context, key spare.Key) (_ *monitor.Con
 	if rec.BootID, err = state.BootID(); err != nil {
 		return nil, err
 	}
-	cg, err := spare.NewCgroup(filepath.Join(r.Store.Root(), id), id)
+	cg, err := spare.NewCgroup(state.Mark(r.Store.Root(), id), id)
 	if err != nil {
 		return nil, err
 	}

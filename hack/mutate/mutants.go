@@ -83,6 +83,12 @@ var mutants = []mutant{
 	{"a namespace at the same path may be another one", "virtcontainers/adopt.go", []change{
 		{"resourcecache.FileID{Dev: st.Dev, Ino: st.Ino}", "resourcecache.FileID{}"},
 	}, faultPkg, "TestUnclaimed/another_network_namespace_at_the_same_path"},
+	{"doctor ends no machine of another root", "virtcontainers/doctor_processes.go", []change{
+		{"		case d.r.Store.Root():\n", "		default:\n"},
+	}, "./virtcontainers", "TestOrphanedMachine"},
+	{"the root's path may lead another process to another folder", "virtcontainers/doctor_processes.go", []change{
+		{"err == nil && os.SameFile(own, its)", "err == nil && (own != its)"},
+	}, "./virtcontainers", "TestSees"},
 	{"a machine that is kept is not handed to another request", sandboxDir + "keep.go", []change{
 		{" || key != s.cfg.Key", ""},
 	}, faultPkg, "TestUnclaimed/another_request"},

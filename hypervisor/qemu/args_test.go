@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 // validConfig is the smallest machine that passes check.
 func validConfig() hypervisor.Config {
 	return hypervisor.Config{
-		Name: "sb1", Binary: "/usr/bin/qemu-system-x86_64", Accel: hypervisor.AccelTCG,
+		Name: "/run/vc-runtime/sb1", Binary: "/usr/bin/qemu-system-x86_64", Accel: hypervisor.AccelTCG,
 		CPUs: 1, MemoryMiB: 256, Kernel: "/guest/vmlinux", Initrd: "/guest/initrd",
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/guestimage"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
+	"github.com/vc-runtime/vc-runtime/state"
 )
 
 // bootLimit is for one boot, bootMemory of its machine in MiB.
@@ -119,13 +120,17 @@ func bootConfig(image string) (hypervisor.Config, error) {
 	if err != nil {
 		return hypervisor.Config{}, err
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return hypervisor.Config{}, err
+	}
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return hypervisor.Config{}, err
 	}
 	host := int(uint64(info.Totalram)*uint64(info.Unit)>>20) / hypervisor.MemoryStep * hypervisor.MemoryStep
 	return hypervisor.Config{
-		Name: "bench-boot", Binary: binary, Accel: hypervisor.AccelTCG,
+		Name: state.Mark(self, "bench"), Binary: binary, Accel: hypervisor.AccelTCG,
 		CPUs: 1, MaxCPUs: runtime.NumCPU(), MemoryMiB: bootMemory, MaxMemoryMiB: host,
 		Kernel: m.KernelPath(), Initrd: m.InitrdPath(), HotplugSlots: 8,
 	}, nil

@@ -151,7 +151,7 @@ func (w *world) launch(path string, args ...string) {
 
 func plantVM(w *world) string {
 	id := w.ID()
-	w.launch(testenv.Tool(w, "qemu-system-x86_64"), "-S", "-M", "q35", "-nodefaults", "-display", "none", "-name", "guest="+id,
+	w.launch(testenv.Tool(w, "qemu-system-x86_64"), "-S", "-M", "q35", "-nodefaults", "-display", "none", "-name", "guest="+filepath.Join(w.Root, id),
 		"-chardev", "null,id=c", "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=c,name=vc.agent")
 	return id
 }

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -79,6 +80,10 @@ func livesInCgroup(e *testenv.Env, ours func(line string) bool) {
 		if !strings.Contains(in, path) {
 			e.Errorf("the %s is not in %s:\n%s", what, path, in)
 		}
+	}
+	// By which doctor knows whose the machine is.
+	if name := "\x00-name\x00guest=" + filepath.Join(e.Root, c.ID) + "\x00"; !strings.Contains(e.Read(fmt.Sprintf("/proc/%d/cmdline", pids.VM)), name) {
+		e.Errorf("the machine is not called %s/%s", e.Root, c.ID)
 	}
 	e.OK("kill", c.ID, "KILL")
 	c.Wait(sluggish)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/agent/guestimage"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
+	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
 
@@ -55,7 +56,7 @@ func Find() (hypervisor.Config, *guestimage.Manifest, error) {
 		return none, nil, err
 	}
 	return hypervisor.Config{
-		Name: "test", Binary: binary, Accel: hypervisor.AccelTCG,
+		Name: state.Mark(root, "test"), Binary: binary, Accel: hypervisor.AccelTCG,
 		CPUs: 1, MaxCPUs: 3, MemoryMiB: 256, MaxMemoryMiB: 1024,
 		Kernel: kernel, Initrd: initrd, HotplugSlots: 3,
 	}, image, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
 	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
@@ -68,7 +69,7 @@ func prepare(ctx context.Context, cfg *monitor.SandboxConfig) (b *booting, notic
 	}
 	mostCPUs, mostMemory := hv.Most()
 	vmCfg := hypervisor.Config{
-		Name:   cfg.ID,
+		Name:   state.Mark(cfg.Root, cfg.ID),
 		Binary: binary,
 		CPUs:   hv.CPUs, MaxCPUs: mostCPUs,
 		MemoryMiB: int(hv.Memory / config.MiB), MaxMemoryMiB: int(mostMemory / config.MiB),
@@ -85,7 +86,7 @@ func prepare(ctx context.Context, cfg *monitor.SandboxConfig) (b *booting, notic
 	if err != nil {
 		return nil, nil, err
 	}
-	return &booting{driver: qemu.Driver{}, hv: hv, machine: vmCfg, imageID: image.ImageID}, append(notices, more...), nil
+	return &booting{driver: qemu.Driver{}, hv: hv, root: cfg.Root, machine: vmCfg, imageID: image.ImageID}, append(notices, more...), nil
 }
 
 // bootAnyhow gives a machine, without vsock if it is that which does not work

@@ -15,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/qemu"
 	"github.com/vc-runtime/vc-runtime/hypervisor/template"
+	"github.com/vc-runtime/vc-runtime/state"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/trace"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
@@ -144,14 +145,14 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 		return nil, err
 	}
 	defer memory.Close()
-	state, err := os.OpenFile(t.State, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	devices, err := os.OpenFile(t.State, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	defer state.Close()
+	defer devices.Close()
 
 	cfg := b.machine
-	cfg.Name, cfg.MemoryFile = "template", t.Memory
+	cfg.Name, cfg.MemoryFile = state.Mark(b.root, "template"), t.Memory // of who makes it; its clones have names of their own
 	cfg.KernelArgs = append(cfg.KernelArgs[:len(cfg.KernelArgs):len(cfg.KernelArgs)], api.TemplateArg)
 	if cfg.Vsock {
 		cfg.KernelArgs = append(cfg.KernelArgs, api.VsockArg)
@@ -177,7 +178,7 @@ func (b *booting) makeTemplate(ctx context.Context, t hypervisor.Template) (gree
 		err = failpoint.Here(failpoint.MonitorSaveTemplate)
 	}
 	if err == nil {
-		err = saveTo(ctx, vm, state)
+		err = saveTo(ctx, vm, devices)
 	}
 	if err := errors.Join(err, endVM(vm)); err != nil {
 		return nil, err
@@ -230,6 +231,7 @@ func greetingOf(e *template.Entry) (*api.Hello, error) {
 type booting struct {
 	driver  hypervisor.Driver
 	hv      *config.Hypervisor
+	root    string // of the state, to name machines by
 	machine hypervisor.Config
 	imageID string
 	started func(hypervisor.VM) error
