@@ -124,6 +124,7 @@ type plan struct {
 	key       resourcecache.Key // "" for what is not kept
 	record    *state.Container  // once it is being built
 	place     *place
+	shim      *begunShim // nil until it has been begun
 	// claim is good while it is open: the monitor ends, or keeps, what nobody
 	// claims.
 	claim *monitor.Conn
@@ -356,15 +357,12 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if size := spec.Process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
-	if err := step(ctx, failpoint.CreateSpawnShim); err != nil {
-		return nil, err
-	}
-	proc, conn, err := r.startShim(ctx, shimStart{sandbox: p.sandbox, stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true})
+	r.beginShim(ctx, p, undo)
+	proc, conn, err := p.shim.wait()
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	undo.push(func(ctx context.Context) error { return endChild(ctx, proc) })
 	if err := p.place.enter(ctx, proc.Pid); err != nil {
 		return nil, err
 	}

@@ -186,6 +186,48 @@ func (r *Runtime) startShim(ctx context.Context, s shimStart) (*os.Process, *mon
 	return proc, conn, nil
 }
 
+// begunShim is a container's shim whose process is being started.
+type begunShim struct {
+	started chan struct{} // closed when what follows is set
+	proc    *os.Process
+	conn    *monitor.Conn // over which it is briefed
+	err     error
+}
+
+// beginShim has the shim of p's container started, if that has not been begun. It
+// waits for nothing: a process of its size, with namespaces of its own, takes its
+// time. Until it is briefed a shim does nothing; it ends with this process.
+func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) {
+	if p.shim != nil {
+		return
+	}
+	s := &begunShim{started: make(chan struct{})}
+	p.shim = s
+	go func() { // ends with the start
+		defer close(s.started)
+		if s.err = step(ctx, failpoint.CreateSpawnShim); s.err != nil {
+			return
+		}
+		s.proc, s.conn, s.err = r.startShim(ctx, shimStart{
+			sandbox: p.sandbox, stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true,
+		})
+	}()
+	undo.push(func(ctx context.Context) error {
+		proc, conn, err := s.wait()
+		if err != nil {
+			return nil // it has been told
+		}
+		conn.Close()
+		return endChild(ctx, proc)
+	})
+}
+
+// wait gives the process, and the connection over which it is briefed.
+func (s *begunShim) wait() (*os.Process, *monitor.Conn, error) {
+	<-s.started
+	return s.proc, s.conn, s.err
+}
+
 type spawnOptions struct {
 	args  []string
 	files []*os.File // nil is /dev/null

@@ -103,13 +103,11 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		Spec:      req.Spec,
 		Stdio:     guestStdio(req.Stdio),
 	}
-	if share != nil {
-		if guest.ShareTag, err = c.plugShare(ctx, m, share); err != nil {
-			return c.failed("attach the shared files to the VM", err)
-		}
-	}
 	if err := c.plugDisks(ctx, m, req, guest); err != nil {
 		return c.failed("attach the disks to the VM", err)
+	}
+	if share != nil {
+		guest.ShareTag = c.shareTag()
 	}
 	c.mu.Lock()
 	c.inGuest = true
@@ -117,7 +115,20 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err := failpoint.Here(failpoint.MonitorCreate); err != nil {
 		return c.failed("create the container in the guest", err)
 	}
-	if err := createIn(ctx, m.Guest, guest); err != nil {
+	// While the host plugs the share the agent does what needs no files, and waits
+	// for the device.
+	call, cancel := context.WithCancel(ctx)
+	defer cancel()
+	made := make(chan error, 1)
+	go func() { made <- createIn(call, m.Guest, guest) }() // ends with the call
+	if share != nil {
+		if err := c.plugShare(ctx, m, guest.ShareTag, share); err != nil {
+			cancel() // the agent gives up when the container is removed
+			<-made
+			return c.failed("attach the shared files to the VM", err)
+		}
+	}
+	if err := <-made; err != nil {
 		return c.failed("create the container in the guest", err)
 	}
 	if err := <-fits; err != nil {
@@ -145,21 +156,25 @@ func createIn(ctx context.Context, g Guest, req *api.CreateContainerRequest) err
 	return err
 }
 
-// plugShare attaches the file server and gives the share's tag.
-func (c *container) plugShare(ctx context.Context, m *Machine, share *os.File) (string, error) {
-	tag := c.id
-	if len(tag) > maxTag {
-		tag = "c" + strconv.Itoa(c.shim.Pid)
+// shareTag is the name of the share's device.
+func (c *container) shareTag() string {
+	if len(c.id) > maxTag {
+		return "c" + strconv.Itoa(c.shim.Pid)
 	}
+	return c.id
+}
+
+// plugShare attaches the file server.
+func (c *container) plugShare(ctx context.Context, m *Machine, tag string, share *os.File) error {
 	if err := failpoint.Here(failpoint.MonitorPlug); err != nil {
-		return "", err
+		return err
 	}
 	dev, err := m.VM.PlugShare(ctx, tag, share)
 	if err != nil {
-		return "", err
+		return err
 	}
 	c.plugged(dev)
-	return tag, nil
+	return nil
 }
 
 // plugged keeps a device until the container's end.

@@ -28,10 +28,14 @@ type fakeVM struct {
 	once          sync.Once
 	done          chan struct{}
 	console       string
+	plug          func(context.Context) error // nil succeeds
 }
 
-func (v *fakeVM) PlugShare(context.Context, string, *os.File) (hypervisor.Device, error) {
-	return fakeDevice{}, nil
+func (v *fakeVM) PlugShare(ctx context.Context, _ string, _ *os.File) (hypervisor.Device, error) {
+	if v.plug == nil {
+		return fakeDevice{}, nil
+	}
+	return fakeDevice{}, v.plug(ctx)
 }
 func (v *fakeVM) Kill() error            { v.once.Do(func() { close(v.done) }); return nil }
 func (v *fakeVM) Done() <-chan struct{}  { return v.done }
@@ -62,6 +66,7 @@ type fakeGuest struct {
 	exit             chan struct{}
 	code             uint32
 	createErr        error
+	create           func(context.Context) error // nil succeeds
 	removed          []string
 	oomKills         uint64
 	oomChanged       chan struct{} // closed when there is one more
@@ -93,6 +98,9 @@ func (g *fakeGuest) answer(ctx context.Context) error {
 func (g *fakeGuest) CreateContainer(ctx context.Context, _ *api.CreateContainerRequest) (*api.CreateContainerResponse, error) {
 	if err := g.answer(ctx); err != nil {
 		return nil, err
+	}
+	if g.create != nil {
+		return nil, g.create(ctx)
 	}
 	return &api.CreateContainerResponse{Pid: 7}, g.createErr
 }
