@@ -133,7 +133,8 @@ func TestUnderWay(t *testing.T) {
 }
 
 // TestLeftovers: the file of an operation that was killed is nothing that is under
-// way, and is found and removed; that of one that goes on is not.
+// way, and is found and removed, as is that of a lock and of a version before; that
+// of one that goes on is not.
 func TestLeftovers(t *testing.T) {
 	s := openStore(t)
 	c := startChild(t, nil, "operation-holder", s.Root(), "c1")
@@ -156,6 +157,23 @@ func TestLeftovers(t *testing.T) {
 		t.Error(err)
 	}
 	wantEmpty(t, s.path(operationsDir))
+
+	for dir, operation := range map[string]bool{sandboxLocksDir: false, formerDir: true} {
+		if err := os.MkdirAll(s.path(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.path(dir, "c2"), []byte("create 1 1\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		left, err := s.Leftovers()
+		if err != nil || len(left) != 1 || left[0].ID != "c2" || left[0].Operation != operation {
+			t.Fatalf("%s: %v, %v", dir, left, err)
+		}
+		if err := left[0].Remove(); err != nil {
+			t.Error(err)
+		}
+		wantEmpty(t, s.path(dir))
+	}
 }
 
 // TestRemoveFormer has what a version before has left: it goes, but for what that

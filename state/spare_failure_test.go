@@ -18,6 +18,9 @@ func TestSpareFailure(t *testing.T) {
 	if _, err := s.SpareFailure(); !errors.Is(err, ErrNotExist) {
 		t.Errorf("nothing has failed: %v", err)
 	}
+	if err := s.ForgetSpareFailure(); err != nil {
+		t.Errorf("there is nothing to forget: %v", err)
+	}
 	note := func(machine, why string) *SpareFailure {
 		t.Helper()
 		if err := s.NoteSpareFailure(machine, errors.New(why)); err != nil {
@@ -41,7 +44,10 @@ func TestSpareFailure(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if f := note("m", "again"); f.Count != 1 {
+	if _, err := s.SpareFailure(); !errors.Is(err, ErrNotExist) {
+		t.Errorf("it is forgotten: %v", err)
+	}
+	if f := note("other", "again"); f.Count != 1 {
 		t.Errorf("after a success: %+v", f)
 	}
 	lock, err := s.LockSpares(context.Background())

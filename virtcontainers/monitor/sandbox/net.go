@@ -52,7 +52,7 @@ type attachment struct {
 	forwards bool
 	config   config.Network
 	log      *logrus.Entry
-	limit    time.Duration // for a connection to a port of the guest
+	limit    time.Duration // for a connection to the guest
 }
 
 // namespaceID tells one namespace from another while it lives (namespaces(7)).
@@ -118,9 +118,7 @@ func (a *attachment) resolve(ctx context.Context, guest Guest, shim int) error {
 	if has, err := network.HasResolver(ns); !has || err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.limit)
-	defer cancel()
-	stream, err := guest.Resolver(ctx)
+	stream, err := a.queries(ctx, guest)
 	if err != nil {
 		return err
 	}
@@ -128,6 +126,20 @@ func (a *attachment) resolve(ctx context.Context, guest Guest, shim int) error {
 		stream.Close()
 	}
 	return err
+}
+
+// queries gives the stream of what is asked in the guest.
+func (a *attachment) queries(ctx context.Context, guest Guest) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.limit)
+	defer cancel()
+	return guest.Resolver(ctx)
+}
+
+// dial connects to a port on the guest's localhost.
+func (a *attachment) dial(ctx context.Context, guest Guest, port uint16) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.limit)
+	defer cancel()
+	return guest.Forward(ctx, port)
 }
 
 // openNamespace opens the network namespace that the shim is in.
@@ -209,9 +221,7 @@ func (a *attachment) forward(ns *os.File, guest Guest) {
 	err := failpoint.Here(failpoint.MonitorForward)
 	if err == nil {
 		f, err = network.Forward(ns, func(ctx context.Context, port uint16) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, a.limit)
-			defer cancel()
-			return guest.Forward(ctx, port)
+			return a.dial(ctx, guest, port)
 		})
 	}
 	if err != nil {

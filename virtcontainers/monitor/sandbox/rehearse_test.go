@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,8 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/sirupsen/logrus"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
@@ -52,29 +49,6 @@ func (mute) Refresh(ctx context.Context, _ *api.RefreshRequest) (*api.Empty, err
 }
 func (mute) Close() error { return nil }
 
-// newWaiting makes a spare that is to start.
-func newWaiting(t *testing.T, change func(*config.Config)) *waiting {
-	store, err := state.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := state.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := store.MakeSpareDir("spare"); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.SaveSpare("spare", &state.Spare{Machine: "m", BootID: boot}); err != nil {
-		t.Fatal(err)
-	}
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	w := &waiting{id: "spare", store: store, log: log, cfg: &monitor.SandboxConfig{ID: "spare", Config: *config.Default()}}
-	change(&w.cfg.Config)
-	return w
-}
-
 // A guest that hangs in its rehearsal does not become a spare. Why is on record.
 func TestRehearsalHangs(t *testing.T) {
 	w := newWaiting(t, func(c *config.Config) { c.Runtime.CallTimeout = config.Seconds(0.05) })
@@ -95,6 +69,40 @@ func TestRehearsalHangs(t *testing.T) {
 		t.Errorf("the record of the failure: %+v %v", failure, err)
 	}
 	if sp, err := w.store.Spare("spare"); err != nil || sp.Ready {
+		t.Errorf("the spare: %+v %v", sp, err)
+	}
+}
+
+// able is an agent that does what a spare's is asked for.
+type able struct{ Guest }
+
+func (able) Refresh(context.Context, *api.RefreshRequest) (*api.Empty, error) {
+	return &api.Empty{}, nil
+}
+func (able) Rehearse(context.Context, *api.Empty) (*api.Empty, error) { return &api.Empty{}, nil }
+
+// Creates do not wait any more once there has been a spare after a failure.
+func TestReadySpareEndsWait(t *testing.T) {
+	dir := t.TempDir()
+	w := newWaiting(t, func(c *config.Config) { c.Share.Virtiofsd = filepath.Join(dir, "none") })
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := w.store.NoteSpareFailure("m", errors.New("for a reason")); err != nil {
+		t.Fatal(err)
+	}
+	err = w.warm(func(context.Context, *monitor.SandboxConfig, func(hypervisor.VM) error) (*Machine, error) {
+		return &Machine{VM: &fakeVM{done: make(chan struct{})}, Guest: able{}, template: f, templateKey: "key"}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if failure, err := w.store.SpareFailure(); !errors.Is(err, state.ErrNotExist) {
+		t.Errorf("the record of the failure is still there: %+v %v", failure, err)
+	}
+	if sp, err := w.store.Spare("spare"); err != nil || !sp.Ready {
 		t.Errorf("the spare: %+v %v", sp, err)
 	}
 }

@@ -2,10 +2,12 @@ package sandbox
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
@@ -13,9 +15,9 @@ import (
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
-// Whoever has claimed a spare gets it, with the configuration that it was made
-// with, and nobody else.
-func TestSpareFits(t *testing.T) {
+// newWaiting makes a spare that is to start, of this process.
+func newWaiting(t *testing.T, change func(*config.Config)) *waiting {
+	t.Helper()
 	store, err := state.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -31,10 +33,25 @@ func TestSpareFits(t *testing.T) {
 	if _, err := store.MakeSpareDir("spare"); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.SaveSpare("spare", &state.Spare{Monitor: self, BootID: boot}); err != nil {
+	if err := store.SaveSpare("spare", &state.Spare{Machine: "m", Monitor: self, BootID: boot}); err != nil {
 		t.Fatal(err)
 	}
-	w := &waiting{id: "spare", store: store, cfg: &monitor.SandboxConfig{Exe: "/exe", Config: *config.Default()}}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	w := &waiting{id: "spare", store: store, log: log, cfg: &monitor.SandboxConfig{ID: "spare", Exe: "/exe", Config: *config.Default()}}
+	change(&w.cfg.Config)
+	return w
+}
+
+// Whoever has claimed a spare gets it, with the configuration that it was made
+// with, and nobody else.
+func TestSpareFits(t *testing.T) {
+	w := newWaiting(t, func(*config.Config) {})
+	store := w.store
+	boot, err := state.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
 	asked := func(change func(*monitor.SandboxConfig)) error {
 		cfg := &monitor.SandboxConfig{ID: "sandbox", Exe: "/exe", Config: *config.Default()}
 		change(cfg)
