@@ -89,6 +89,15 @@ func (s *Store) Spare(id string) (*Spare, error) {
 	return s.spareIn(sparesDir, id)
 }
 
+// SpareOf reads the record of the spare that a sandbox has claimed, which stays in
+// its folder: ErrNotExist for a sandbox that has none.
+func (s *Store) SpareOf(sandbox string) (*Spare, error) {
+	if err := ValidateID(sandbox); err != nil {
+		return nil, err
+	}
+	return s.spareIn(sandboxesDir, sandbox)
+}
+
 // spareIn reads the record of what is, or was, a spare.
 func (s *Store) spareIn(kind, id string) (*Spare, error) {
 	sp := &Spare{}

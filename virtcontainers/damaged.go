@@ -79,6 +79,10 @@ func (r *Runtime) sandboxToEnd(id string) (*state.Sandbox, error) {
 			sb.Monitor = p.Process
 		}
 	}
+	// The arguments of one that was a spare tell its id as such.
+	if sp, err := r.Store.SpareOf(id); err == nil {
+		sb.Monitor = sp.Monitor
+	}
 	for _, p := range all { // the machine of a monitor that has died died with that
 		isVM := slices.ContainsFunc(p.argv, func(a string) bool { return strings.Contains(a, guestPort) })
 		if isVM && sb.Monitor.Pid != 0 && p.parent == sb.Monitor.Pid {

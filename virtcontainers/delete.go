@@ -165,7 +165,7 @@ func (r *Runtime) endSandbox(ctx context.Context, id string) error {
 		if sb.Monitor.Wait(wait) != nil {
 			r.Log.WithField("sandbox", id).Warn("the monitor does not end: killing it")
 		}
-		err = errors.Join(r.killSandbox(ctx, id), r.leaveSandboxPlace(ctx, sb))
+		err = errors.Join(r.killSandbox(ctx, id), r.leaveSandboxPlace(ctx, sb), r.leaveSpare(ctx, id))
 	} else if errors.Is(err, state.ErrNotExist) {
 		err = nil
 	}

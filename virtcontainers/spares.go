@@ -124,6 +124,16 @@ func (r *Runtime) dropSpare(ctx context.Context, sandbox string, sp *state.Spare
 	return errors.Join(err, r.Store.RemoveSandbox(sandbox))
 }
 
+// leaveSpare removes the cgroup that the machine of a sandbox had as a spare, which
+// its monitor removes if it is not killed before.
+func (r *Runtime) leaveSpare(ctx context.Context, sandbox string) error {
+	sp, err := r.Store.SpareOf(sandbox)
+	if err != nil {
+		return nil // it was none, or nobody can tell: doctor finds cgroups by their marks
+	}
+	return spare.RemoveCgroup(ctx, sp.Cgroup)
+}
+
 // Spare describes a spare.
 type Spare struct {
 	ID       string    `json:"id"`

@@ -1,6 +1,7 @@
 package fault
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
 // TestSpares goes through the steps in a spare's life: where one fails, or the
@@ -75,6 +77,84 @@ func spareFault(t *testing.T, point failpoint.Point, fault string) {
 		}
 		return nil
 	})
+	w.noSpares()
+}
+
+// TestSpareBrokenForMember has a container join a pod whose machine is a spare that
+// turns out not to work just then, or whose monitor is killed: both containers end
+// up in one other machine, whoever of the two is the first to see that one is
+// needed, and nothing of the spare is left.
+func TestSpareBrokenForMember(t *testing.T) {
+	if !everything() {
+		t.Skip("NOT RUN: needs VC_FAULTS=all (`make fault`): makes a spare machine for each of its four cases")
+	}
+	warm(t)
+	for _, fault := range []string{"error", "kill"} {
+		for _, first := range []string{"claimant", "member"} {
+			t.Run(fault+"/"+first, func(t *testing.T) { spareBrokenForMember(t, fault, first) })
+		}
+	}
+}
+
+func spareBrokenForMember(t *testing.T, fault, first string) {
+	w := newWorld(t)
+	w.Env = w.Configured(testenv.Settings{"hypervisor.spares": "1"})
+	adopt, late := w.newGate(), w.newGate()
+	if res := w.armed(string(failpoint.SpareAdopt)+"="+adopt.pause()).call("spare", "create"); res.Code != 0 {
+		t.Fatal(res)
+	}
+	pod := &matrix{world: w, pod: w.ID(), netns: w.netns()}
+	// Who is to be late waits before it takes the sandbox's lock for the second time.
+	begin := func(who string) (id string, over chan struct{}) {
+		caller := w
+		if who != first {
+			caller = w.armed(string(failpoint.CreateLockSandbox) + "@2=" + late.pause())
+		}
+		b, id := w.Bundle(append(pod.member(), testenv.Args("sleep", "1000"))...), w.ID()
+		over = make(chan struct{})
+		go func() {
+			defer close(over)
+			if res := caller.call("create", "--bundle", b.Dir, id); res.Code != 0 {
+				t.Errorf("the %s: %s", who, res)
+			}
+		}()
+		return id, over
+	}
+	claimant, claimed := begin("claimant")
+	spare := adopt.wait(claimed)
+	if spare == nil {
+		t.Fatal("the spare was not handed over")
+	}
+	member, joined := begin("member")
+	testenv.Eventually(t, testenv.DefaultTimeout, func() error {
+		if !strings.Contains(w.Read(w.trace), " await "+string(monitor.OpClaim)+"\n") {
+			return errors.New("the member has not asked for its place")
+		}
+		return nil
+	})
+	spare.let(fault)
+	p := late.wait(nil)
+	if p == nil {
+		t.Fatalf("the %s needs no other machine", first)
+	}
+	<-map[string]chan struct{}{"claimant": claimed, "member": joined}[first]
+	p.let("go")
+	<-claimed
+	<-joined
+	if t.Failed() {
+		return
+	}
+	w.OK("spare", "rm") // the next one
+	for _, id := range []string{claimant, member} {
+		w.OK("start", id)
+		w.OK("exec", id, "true")
+	}
+	w.Equal("machines", victims("QEMU"), []int{w.SandboxPids(pod.pod).VM})
+	w.OK("doctor") // which knows a spare's cgroup
+	w.OK("delete", "--force", claimant)
+	w.IsStatus(member, "running")
+	w.OK("delete", "--force", member)
+	testenv.Eventually(t, time.Minute, w.quiet)
 	w.noSpares()
 }
 

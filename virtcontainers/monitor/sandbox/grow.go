@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"time"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
@@ -33,6 +34,8 @@ type sizer struct {
 	// room gives an error where the host is too short of memory for the machine to
 	// grow by so many MiB.
 	room func(mib int) error
+	// patience is how long the hypervisor may take to plug something.
+	patience time.Duration
 
 	turn chan struct{} // holds one token: who has it may grow the machine
 	have size.Machine  // guarded by turn; counted in whole steps
@@ -43,8 +46,9 @@ type sizer struct {
 func newSizer(cfg *monitor.SandboxConfig) *sizer {
 	hv := &cfg.Config.Hypervisor
 	z := &sizer{
-		least: size.Machine{CPUs: hv.CPUs, MemoryMiB: int(hv.Memory / config.MiB)},
-		pod:   cfg.Demand, demands: make(map[string]size.Demand), told: make(map[string]bool),
+		least:    size.Machine{CPUs: hv.CPUs, MemoryMiB: int(hv.Memory / config.MiB)},
+		patience: cfg.Config.Runtime.CallTimeout.Std(),
+		pod:      cfg.Demand, demands: make(map[string]size.Demand), told: make(map[string]bool),
 		turn: make(chan struct{}, 1),
 	}
 	cpus, memory := hv.Most()
@@ -193,7 +197,7 @@ func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
 		}
 	}
 	if more := want.CPUs - z.have.CPUs; more > 0 {
-		if err := m.VM.AddCPUs(ctx, more); err != nil {
+		if err := z.plug(ctx, func(ctx context.Context) error { return m.VM.AddCPUs(ctx, more) }); err != nil {
 			return err
 		}
 		z.have.CPUs += more
@@ -212,7 +216,7 @@ func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
 		if err := z.room(more); err != nil {
 			return errors.Join(err, z.hold(ctx, z.have.MemoryMiB))
 		}
-		err := m.VM.AddMemory(ctx, more)
+		err := z.plug(ctx, func(ctx context.Context) error { return m.VM.AddMemory(ctx, more) })
 		if errors.Is(err, hypervisor.ErrNoSlot) {
 			z.mu.Lock()
 			defer z.mu.Unlock()
@@ -229,6 +233,15 @@ func (z *sizer) grow(ctx context.Context, m *Machine, want size.Machine) error {
 		}
 	}
 	return nil
+}
+
+// plug has the hypervisor make the machine larger, and waits for that also where
+// nobody is left who wants it: it may have been done, and who comes later would
+// have it done once more. Only the guest is not waited for in that way.
+func (z *sizer) plug(ctx context.Context, add func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), z.patience)
+	defer cancel()
+	return add(ctx)
 }
 
 // piece is how much memory to plug next, in MiB. There are few slots for it:

@@ -251,3 +251,77 @@ func TestPodDemand(t *testing.T) {
 		t.Errorf("%q", vm.steps)
 	}
 }
+
+// busyVM is a machine whose hypervisor takes its time to plug, and says that it has
+// begun.
+type busyVM struct {
+	hypervisor.VM // anything else is not called
+	begun, done   chan struct{}
+	steps         []string
+}
+
+func (v *busyVM) plug(ctx context.Context, what string) error {
+	v.steps = append(v.steps, what)
+	v.begun <- struct{}{}
+	select {
+	case <-v.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (v *busyVM) AddMemory(ctx context.Context, mib int) error {
+	return v.plug(ctx, fmt.Sprintf("+%dM", mib))
+}
+func (v *busyVM) AddCPUs(ctx context.Context, n int) error { return v.plug(ctx, fmt.Sprintf("+%d", n)) }
+
+// lateGuest is one whose agent is only asked as long as somebody wants it.
+type lateGuest struct {
+	Guest
+	asked []string
+}
+
+func (g *lateGuest) OnlineResources(ctx context.Context, r *api.OnlineResourcesRequest) (*api.Empty, error) {
+	if ctx.Err() == nil {
+		g.asked = append(g.asked, fmt.Sprintf("%d/%dM", r.Cpus, r.Memory))
+	}
+	return nil, ctx.Err()
+}
+
+// TestGrowthOfOneWhoHasGone: what was being plugged for a create that was cut off
+// is there, counted once, and put to use for the next one, which plugs nothing.
+func TestGrowthOfOneWhoHasGone(t *testing.T) {
+	for _, tt := range []struct {
+		name           string
+		d              size.Demand
+		plugged, asked string
+	}{
+		{"memory", size.Demand{Memory: 200 * mib}, "+256M", "1/512M"},
+		{"CPUs", size.Demand{CPU: 3000}, "+2", "3/256M"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			z, _, _ := newGrowing(nil)
+			vm, guest := &busyVM{begun: make(chan struct{}, 1), done: make(chan struct{})}, &lateGuest{}
+			m := &Machine{VM: vm, Guest: guest}
+			z.set("a", tt.d)
+			ctx, cancel := context.WithCancel(t.Context())
+			result := make(chan error, 1)
+			go func() { result <- z.fit(ctx, m) }()
+			<-vm.begun
+			cancel()
+			z.drop("a")
+			close(vm.done)
+			if err := <-result; !errors.Is(err, context.Canceled) {
+				t.Errorf("the one who has gone: %v", err)
+			}
+			z.set("a", tt.d)
+			if err := z.fit(t.Context(), m); err != nil {
+				t.Error(err)
+			}
+			if !slices.Equal(vm.steps, []string{tt.plugged}) || !slices.Equal(guest.asked, []string{tt.asked}) {
+				t.Errorf("plugged %q and put to use %q, expected %s and %s", vm.steps, guest.asked, tt.plugged, tt.asked)
+			}
+		})
+	}
+}

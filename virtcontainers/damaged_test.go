@@ -1,0 +1,46 @@
+package virtcontainers
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/vc-runtime/vc-runtime/state"
+)
+
+// The monitor of a sandbox that was a spare has the spare's id among its arguments:
+// where the sandbox's record is damaged, the spare's tells which process it is.
+func TestDamagedRecordOfAdopted(t *testing.T) {
+	store, err := state.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := state.Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := state.BootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.MakeSpareDir("spare"); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.SaveSpare("spare", &state.Spare{Monitor: self, BootID: boot}); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.ClaimSpare("spare", "c1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(store.SandboxDir("c1"), "sandbox.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := &Runtime{Store: store, Log: logrus.New()}
+	r.Log.SetOutput(io.Discard)
+	if sb, err := r.sandboxToEnd("c1"); err != nil || sb.Monitor != self {
+		t.Errorf("the sandbox is %+v, %v, expected the monitor %v", sb, err, self)
+	}
+}
