@@ -129,12 +129,15 @@ type VM interface {
 	// Pause stops the guest's vCPUs, Resume lets them go on.
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Terminate has the machine end at once, whatever it is doing, and does not
+	// wait for that: Kill does.
+	Terminate() error
 	// Kill ends the machine at once and returns when its process has been
 	// reaped. Safe to call more than once.
 	Kill() error
 	// Done is closed when the machine's process has ended and was reaped.
 	Done() <-chan struct{}
-	// Err says why the machine ended; nil before Done and after Kill.
+	// Err says why the machine ended; nil before Done and after Terminate or Kill.
 	Err() error
 }
 

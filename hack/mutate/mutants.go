@@ -60,7 +60,7 @@ var mutants = []mutant{
 	}, "./hypervisor/qemu", "TestStartGivesQEMUNothingElse"},
 	{"everything is given back before the exit is told", sandboxDir + "end.go", []change{
 		{"	step(\"release\", c.release)\n", ""},
-		{"	step(\"wait for the shim\", c.waitShim)\n", "	step(\"wait for the shim\", c.waitShim)\n	step(\"release\", c.release)\n"},
+		{"	step(\"wait for the shim\", func(context.Context) { c.waitShim() })\n", "	step(\"wait for the shim\", func(context.Context) { c.waitShim() })\n	step(\"release\", c.release)\n"},
 	}, sandboxPkg, "TestTeardownBeforeExit"},
 	{"a record's text is on the disk before its name is (fsync)", "state/record.go", []change{
 		{"err = f.Sync()", "err = nil"},

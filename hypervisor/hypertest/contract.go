@@ -43,6 +43,7 @@ func Run(t *testing.T, s Subject) {
 		{"Channel", channel},
 		{"DialVsock", dialVsock},
 		{"Kill", kill},
+		{"Terminate", terminate},
 		{"DeathFromOutside", deathFromOutside},
 		{"PauseAndResume", pauseAndResume},
 		{"SlotsAreLimitedAndReused", slots},
@@ -168,6 +169,27 @@ func kill(t *testing.T, s Subject) {
 	}
 	if err := vm.Pause(limit(t, callLimit)); err == nil {
 		t.Error("paused a dead machine")
+	}
+}
+
+// terminate: the machine ends without anybody's waiting for that, and as after Kill.
+func terminate(t *testing.T, s Subject) {
+	vm := s.start(t)
+	for range 2 {
+		if err := vm.Terminate(); err != nil {
+			t.Error(err)
+		}
+	}
+	select {
+	case <-vm.Done():
+	case <-time.After(callLimit):
+		t.Fatal("not done")
+	}
+	if err := vm.Err(); err != nil {
+		t.Errorf("Err after Terminate: %v", err)
+	}
+	if err := vm.Terminate(); err != nil {
+		t.Errorf("of a dead machine: %v", err)
 	}
 }
 

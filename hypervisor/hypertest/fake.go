@@ -225,6 +225,9 @@ func (v *VM) setPaused(ctx context.Context, paused bool) error {
 	return nil
 }
 
+// Terminate is hypervisor.VM.
+func (v *VM) Terminate() error { return v.process.terminate() }
+
 // Kill is hypervisor.VM.
 func (v *VM) Kill() error { return v.process.kill() }
 

@@ -91,7 +91,8 @@ func (p *process) send() (<-chan struct{}, error) {
 	return answer, nil
 }
 
-func (p *process) kill() error {
+// terminate is kill without waiting.
+func (p *process) terminate() error {
 	select {
 	case <-p.done:
 		return nil
@@ -101,6 +102,13 @@ func (p *process) kill() error {
 	p.killed = true
 	p.mu.Unlock()
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+func (p *process) kill() error {
+	if err := p.terminate(); err != nil {
 		return err
 	}
 	<-p.done

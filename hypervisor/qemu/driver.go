@@ -52,7 +52,7 @@ func (Driver) Start(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, 
 }
 
 // begin starts QEMU up to the point where it answers.
-func begin(ctx context.Context, cfg hypervisor.Config, memory *os.File) (*vm, error) {
+func begin(ctx context.Context, cfg hypervisor.Config, memory *guestMemory) (*vm, error) {
 	span := trace.Begin(ctx, trace.Spawn, "start QEMU")
 	v, control, err := spawn(cfg, memory)
 	span.End()

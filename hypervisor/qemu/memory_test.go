@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // sparse is a file with data in its middle and at its end, and some written
@@ -102,4 +105,51 @@ func data(t *testing.T, f *os.File) (n int64) {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestDiscard: a clone's memory is the host's again when QEMU ends, whoever ends it,
+// and whoever else has it open, as a file server has.
+func TestDiscard(t *testing.T) {
+	for name, end := range map[string]func(*vm) error{
+		"terminated": (*vm).Terminate,
+		"by itself":  func(v *vm) error { return v.proc.Signal(unix.SIGKILL) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, want := sparse(t)
+			m, err := newMemory(path, int64(len(want)))
+			if err == nil {
+				err = m.fill(t.Context())
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.template.Close()
+			fd, err := unix.Dup(int(m.copy.Fd()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := os.NewFile(uintptr(fd), "file server's")
+			defer server.Close()
+			cfg := fakeConfig(t, "")
+			v, err := begin(testContext(t), cfg, m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { v.Kill(); v.channel.Close() })
+			if data(t, server) == 0 {
+				t.Fatal("nothing to discard")
+			}
+			if err := end(v); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-m.discarded:
+			case <-time.After(10 * time.Second):
+				t.Fatal("not discarded within 10 s")
+			}
+			if n := data(t, server); n != 0 {
+				t.Errorf("%d bytes are left", n)
+			}
+		})
+	}
 }

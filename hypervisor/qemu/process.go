@@ -25,7 +25,7 @@ const firstFD = 3
 
 // spawn starts QEMU's process. The connection is its control socket, the
 // caller's to close unless it makes v.qmp of it.
-func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
+func spawn(cfg hypervisor.Config, memory *guestMemory) (*vm, *net.UnixConn, error) {
 	host, guest, err := sockets()
 	if err != nil {
 		return nil, nil, err
@@ -38,12 +38,13 @@ func spawn(cfg hypervisor.Config, memory *os.File) (*vm, *net.UnixConn, error) {
 		done:    make(chan struct{}),
 		slots:   make([]int, cfg.HotplugSlots),
 		cpus:    cfg.CPUs,
+		memory:  memory,
 	}
 	l := Layout{QMP: firstFD, Console: firstFD + 1, Channel: firstFD + 2, Firmware: FirmwareOf(cfg.Binary)}
 	inherited := slices.Clone(guest)
 	if memory != nil {
 		l.Memory = firstFD + len(inherited)
-		inherited = append(inherited, memory)
+		inherited = append(inherited, memory.copy)
 	}
 	if cfg.Vsock {
 		var device *os.File
@@ -118,6 +119,7 @@ func (v *vm) run(console *net.UnixConn, started chan<- error) {
 	started <- nil
 
 	err = v.cmd.Wait()
+	v.memory.discard()
 	<-copied
 	console.Close()
 	if !v.killed.Load() {

@@ -41,16 +41,17 @@ func clone(ctx context.Context, cfg hypervisor.Config) (hypervisor.VM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("clone: %w", err)
 	}
-	defer memory.Close()
 	copied := make(chan error, 1)
 	go func() {
 		defer trace.Begin(trace.Lane(ctx, "memory"), trace.Phase, "copy the template's memory").End()
 		copied <- memory.fill(ctx)
 	}()
 
-	v, err := begin(ctx, cfg, memory.copy)
+	v, err := begin(ctx, cfg, memory)
 	copyErr := <-copied
+	memory.template.Close()
 	if err != nil {
+		memory.Close()
 		return nil, fmt.Errorf("clone: %w", errors.Join(err, copyErr))
 	}
 	if copyErr == nil {

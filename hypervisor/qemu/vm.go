@@ -30,6 +30,7 @@ type vm struct {
 	console *tail
 	stderr  *tail
 
+	memory *guestMemory  // of a clone; nil otherwise
 	killed atomic.Bool   // we have ended it
 	done   chan struct{} // closed when the process was reaped
 	err    error         // set before done is closed
@@ -65,21 +66,31 @@ func (v *vm) Err() error {
 	}
 }
 
-// Kill is hypervisor.VM. It needs no answer from QEMU. The channel stays open
-// for what the guest had said before; it is the caller's to close.
-func (v *vm) Kill() error {
+// Terminate is hypervisor.VM. It needs no answer from QEMU.
+func (v *vm) Terminate() error {
 	select {
 	case <-v.done:
+		return nil
 	default:
-		v.killed.Store(true)
-		if err := v.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return fmt.Errorf("kill QEMU: %w", err)
-		}
-		select {
-		case <-v.done:
-		case <-time.After(killLimit):
-			return fmt.Errorf("kill QEMU: pid %d still there %v after SIGKILL", v.proc.Pid, killLimit)
-		}
+	}
+	v.killed.Store(true)
+	if err := v.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill QEMU: %w", err)
+	}
+	v.memory.discard()
+	return nil
+}
+
+// Kill is hypervisor.VM. The channel stays open for what the guest had said
+// before; it is the caller's to close.
+func (v *vm) Kill() error {
+	if err := v.Terminate(); err != nil {
+		return err
+	}
+	select {
+	case <-v.done:
+	case <-time.After(killLimit):
+		return fmt.Errorf("kill QEMU: pid %d still there %v after SIGKILL", v.proc.Pid, killLimit)
 	}
 	if v.qmp != nil {
 		return v.qmp.Close()

@@ -49,8 +49,8 @@ const (
 	// OpCreate is sent by a container's shim with the file server's socket,
 	// unless there is nothing to be shared.
 	// The first Reply says that the container was created, the last one has
-	// the Exit. In between the shim may send OpSignal, OpResize and OpUnserved.
-	// The container ends with the connection.
+	// the Exit; one before that may be Ending. In between the shim may send
+	// OpSignal, OpResize and OpUnserved. The container ends with the connection.
 	OpCreate Op = "create"
 	// OpExec is the same for a further process.
 	OpExec Op = "exec"
@@ -163,7 +163,10 @@ type Stdio struct {
 type Reply struct {
 	Failure *Failure `json:"failure,omitempty"`
 	Exit    *Exit    `json:"exit,omitempty"`
-	Pids    []int    `json:"pids,omitempty"`
+	// Ending says that the container's machine has been killed: nobody uses the
+	// file server any more. The Exit follows when the machine has gone.
+	Ending bool  `json:"ending,omitempty"`
+	Pids   []int `json:"pids,omitempty"`
 	// Process names the process that OpExec made.
 	Process string `json:"process,omitempty"`
 	// Waiting says that the request is still to have its turn, and that others have

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -52,7 +53,7 @@ func playInit() error {
 	if err := unix.Kill(-1, 0); err != nil {
 		return fmt.Errorf("nobody to be ended: %w", err)
 	}
-	endNamespace(nil)
+	endNamespace(context.Background(), nil)
 	if err := unix.Kill(-1, 0); !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("somebody is left: %v", err)
 	}

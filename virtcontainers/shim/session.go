@@ -23,6 +23,10 @@ type Session struct {
 	// container was killed.
 	FlushTimeout time.Duration
 
+	// Release, if set, is called when nobody uses the file server any more but the
+	// exit is still to be told, in a goroutine that Wait does not wait for.
+	Release func()
+
 	// GiveUpOutput lets go of an output file once the process has closed its
 	// end, so that its reader sees the end too. It is for files that are the
 	// session's alone.
@@ -33,10 +37,11 @@ type Session struct {
 	process   string
 	stdio     monitor.Stdio
 	conn      *monitor.Conn
-	server    *share.Server // nil but for a container
+	served    <-chan struct{} // closed when the file server has ended; nil without
 	term      Terminal
 
 	outputs sync.WaitGroup
+	ending  chan struct{}     // closed when the machine is about to be gone
 	exits   chan monitor.Exit // one value, or closed when the monitor has gone
 }
 
@@ -87,21 +92,32 @@ func begun(dir string, req *monitor.Request, server *share.Server, call func(*mo
 		conn.Close()
 		return nil, nil, err
 	}
-	s := &Session{
-		dir: dir, container: req.Container, process: rep.Process, stdio: req.Stdio,
-		conn: conn, server: server, exits: make(chan monitor.Exit, 1),
+	s := newSession(conn)
+	s.dir, s.container, s.process, s.stdio = dir, req.Container, rep.Process, req.Stdio
+	if server != nil {
+		s.served = server.Done()
 	}
-	go s.awaitExit()
 	return s, rep, nil
 }
 
-// awaitExit reads the last reply. It ends with the connection.
+// newSession is a session whose process has been made.
+func newSession(conn *monitor.Conn) *Session {
+	s := &Session{conn: conn, ending: make(chan struct{}), exits: make(chan monitor.Exit, 1)}
+	go s.awaitExit()
+	return s
+}
+
+// awaitExit reads the last replies. It ends with the connection.
 func (s *Session) awaitExit() {
 	defer close(s.exits)
+	ending := sync.OnceFunc(func() { close(s.ending) })
 	for {
 		var rep monitor.Reply
 		if _, err := s.conn.Receive(&rep); err != nil {
 			return
+		}
+		if rep.Ending {
+			ending()
 		}
 		if rep.Exit != nil {
 			s.exits <- *rep.Exit
@@ -208,47 +224,49 @@ const streamTimeout = time.Minute
 // written, and gives the process's exit code. Where the monitor has gone
 // before it could tell, that is 137 and monitor.ErrGone.
 func (s *Session) Wait(signals <-chan os.Signal) (int, error) {
-	var serverDone <-chan struct{}
-	if s.server != nil {
-		serverDone = s.server.Done()
-	}
+	ending, served := s.ending, s.served
+	late := time.NewTimer(endTimeout)
+	late.Stop() // until something has happened that the exit comes soon after
+	defer late.Stop()
 	for {
 		select {
 		case sig := <-signals:
 			s.pass(sig)
+		case <-ending:
+			// The file server may go, and what it has to say is no news.
+			ending, served = nil, nil
+			late.Reset(endTimeout)
+			if s.Release != nil {
+				go s.Release()
+			}
 		case exit, ok := <-s.exits:
 			if !ok {
-				s.flush(monitor.Exit{Killed: true})
-				return exitGone, monitor.ErrGone
+				return s.gone()
 			}
 			s.flush(exit)
 			return exit.Code, nil
-		case <-serverDone:
+		case <-late.C:
+			return s.gone()
+		case <-served:
 			// Without its rootfs the container cannot go on: the monitor ends
 			// it, at the latest when the connection ends. But the file server
 			// also ends by itself when the VM does, just before the exit is told.
-			serverDone = nil
+			served = nil
 			s.conn.Send(&monitor.Request{Op: monitor.OpUnserved}, nil)
-			s.exits = withDeadline(s.exits, s.FlushTimeout)
+			late.Reset(s.FlushTimeout)
 		}
 	}
 }
 
-// withDeadline gives what comes out of exits, and closes when nothing does in
-// time.
-func withDeadline(exits <-chan monitor.Exit, d time.Duration) chan monitor.Exit {
-	out := make(chan monitor.Exit, 1)
-	go func() {
-		defer close(out)
-		select {
-		case e, ok := <-exits:
-			if ok {
-				out <- e
-			}
-		case <-time.After(d):
-		}
-	}()
-	return out
+// endTimeout is how long the exit may take once the machine has been killed: more
+// than the monitor gives its process (10 s) and the network (10 s) before it tells
+// the exit all the same. A monitor that is stopped meanwhile is not waited for.
+const endTimeout = 30 * time.Second
+
+// gone is the end where there is no monitor to tell of it.
+func (s *Session) gone() (int, error) {
+	s.flush(monitor.Exit{Killed: true})
+	return exitGone, monitor.ErrGone
 }
 
 // flush waits until all output is written: for ever, since a reader may take

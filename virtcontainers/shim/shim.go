@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -139,11 +140,7 @@ func serve(main mainThread) int {
 	parent.Close()
 	defer trace.Begin(ctx, trace.Phase, "copy until the end").End()
 	code := s.run(signals)
-	var server <-chan struct{}
-	if s.server != nil {
-		server = s.server.Done()
-	}
-	endNamespace(server)
+	s.Release() // or waits until it is done
 	return code
 }
 
@@ -186,6 +183,7 @@ func begin(ctx context.Context, cfg *Config, consoleSocket *os.File, waiting fun
 		return nil, nil, err
 	}
 	s.FlushTimeout, s.GiveUpOutput = cfg.FlushTimeout, true
+	s.Release = sync.OnceFunc(func() { endNamespace(ctx, s.served) })
 	term := Terminal{Width: cfg.Width, Height: cfg.Height}
 	if cfg.Terminal {
 		if consoleSocket != nil {

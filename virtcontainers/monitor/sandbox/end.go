@@ -15,9 +15,9 @@ import (
 )
 
 // undoCreate takes back a creation that failed.
-func (c *container) undoCreate() {
+func (c *container) undoCreate(ctx context.Context) {
 	if !c.s.booting() && c.s.machine != nil {
-		c.release()
+		c.release(ctx)
 	}
 	c.kill()
 	close(c.released)
@@ -26,11 +26,11 @@ func (c *container) undoCreate() {
 // supervise stays with a created container until its end, and does the
 // teardown: when it returns the shim has ended, and with it the file server.
 func (c *container) supervise(ctx context.Context) {
-	step := func(name string, do func()) {
+	step := func(name string, do func(context.Context)) {
 		defer trace.Begin(ctx, trace.Phase, name).End()
-		do()
+		do(ctx)
 	}
-	step("the container's life", func() {
+	step("the container's life", func(context.Context) {
 		select {
 		case <-c.init.ended:
 		case <-c.shimGone:
@@ -38,14 +38,14 @@ func (c *container) supervise(ctx context.Context) {
 		}
 	})
 	step("end the processes", c.endProcess)
-	step("wait for the output", c.init.flush)
+	step("wait for the output", func(context.Context) { c.init.flush() })
 	if !c.isKilled() { // whoever kills does not wait for a guest
 		ctx, cancel := context.WithTimeout(ctx, c.s.cfg.Config.Runtime.KillTimeout.Std())
 		c.s.guestSpans(ctx, c.s.machine)
 		cancel()
 	}
 	step("release", c.release)
-	step("note an OOM kill", c.noteOOM)
+	step("note an OOM kill", func(context.Context) { c.noteOOM() })
 	exit := c.init.exit
 	exit.Killed = c.isKilled()
 	c.log.WithField("code", exit.Code).Info("the container has ended")
@@ -53,13 +53,13 @@ func (c *container) supervise(ctx context.Context) {
 		c.log.WithError(err).Error("tell the exit code")
 	}
 	c.init.conn.Send(&monitor.Reply{Exit: &exit}, nil)
-	step("wait for the shim", c.waitShim)
+	step("wait for the shim", func(context.Context) { c.waitShim() })
 	close(c.released)
 }
 
 // endProcess makes sure that the container's processes are dead: by asking
 // the guest, and where that does not answer in time by force.
-func (c *container) endProcess() {
+func (c *container) endProcess(ctx context.Context) {
 	if isClosed(c.init.ended) {
 		return
 	}
@@ -68,7 +68,7 @@ func (c *container) endProcess() {
 	// may hang on that, and in a VM of its own there is nothing to be gentle with.
 	rootless := isClosed(c.init.controlEnded) || isClosed(c.unserved)
 	if !rootless || !c.s.last(c) {
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		err := c.signal(ctx, "", unix.SIGKILL, true)
 		if err == nil || errors.Is(err, unix.ESRCH) {
 			select {
@@ -84,9 +84,9 @@ func (c *container) endProcess() {
 		c.log.WithError(err).Warn("the guest does not end the container: using force")
 	}
 	if c.s.last(c) {
-		c.s.killVM()
+		c.killVM(ctx)
 	} else {
-		c.fence()
+		c.fence(ctx)
 	}
 	<-c.init.ended
 }
@@ -105,36 +105,36 @@ func (c *container) unserve() {
 // fence takes everything away from a container of a pod whose processes do
 // not die, so that its rootfs is released all the same. The VM is killed
 // where even that fails.
-func (c *container) fence() {
-	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
+func (c *container) fence(ctx context.Context) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
-	err := c.shim.Kill(ctx) // the file server goes with it
+	err := c.shim.Kill(limited) // the file server goes with it
 	if err == nil {
-		err = unplug(ctx, c.takeDevices())
+		err = unplug(limited, c.takeDevices())
 	}
 	if err == nil {
 		select {
 		case <-c.init.ended: // the processes were stuck in the share
 			return
-		case <-ctx.Done():
-			err = ctx.Err()
+		case <-limited.Done():
+			err = limited.Err()
 		}
 	}
 	c.log.WithError(err).Error("cannot fence the container: ending the whole sandbox")
-	c.s.killVM()
+	c.killVM(ctx)
 }
 
 // release gives back what the sandbox holds for the container.
-func (c *container) release() {
+func (c *container) release(ctx context.Context) {
 	if c.s.last(c) {
-		c.s.killVM()
+		c.killVM(ctx)
 		return
 	}
 	c.mu.Lock()
 	inGuest := c.inGuest
 	c.inGuest = false
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
 	if inGuest {
 		err := failpoint.Here(failpoint.MonitorRemove)
@@ -226,14 +226,23 @@ func (c *container) kill() { c.killOnce.Do(func() { close(c.killed) }) }
 
 func (c *container) isKilled() bool { return isClosed(c.killed) }
 
-// killVM ends the VM; everything in it ends with 137.
-func (s *Sandbox) killVM() {
+// killVM ends the VM that c is the last container of; everything in it ends
+// with 137. The kernel needs a while for that, in which the shim ends the file
+// server: the guest does nothing more.
+func (c *container) killVM(ctx context.Context) {
+	s := c.s
 	if s.booting() || s.machine == nil {
 		return // the boot notices that the sandbox is idle
 	}
-	if err := errors.Join(failpoint.Here(failpoint.MonitorKillVM), s.machine.VM.Kill()); err != nil {
+	span := trace.Begin(ctx, trace.Phase, "kill the VM")
+	err := errors.Join(failpoint.Here(failpoint.MonitorKillVM), s.machine.VM.Terminate())
+	c.init.conn.Send(&monitor.Reply{Ending: true}, nil) // a shim that has gone has no file server either
+	err = errors.Join(err, s.machine.VM.Kill())
+	span.End()
+	if err != nil {
 		s.log.WithError(err).Error("kill the VM")
 	}
+	defer trace.Begin(ctx, trace.Phase, "leave the network").End()
 	// Now, and not before: a QEMU that loses its tap spins.
 	if err := errors.Join(failpoint.Here(failpoint.MonitorCloseNetwork), s.net.close()); err != nil {
 		s.log.WithError(err).Error("leave the network")

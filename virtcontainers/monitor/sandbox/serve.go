@@ -228,7 +228,7 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 	}
 	if err != nil {
 		reply(conn, err)
-		c.undoCreate()
+		c.undoCreate(ctx)
 		return
 	}
 	limit, stop := context.WithTimeout(creating, s.cfg.Config.Runtime.CallTimeout.Std())
