@@ -124,7 +124,6 @@ type plan struct {
 	key       resourcecache.Key // "" for what is not kept
 	record    *state.Container  // once it is being built
 	place     *place
-	shim      *begunShim // nil until it has been begun
 	// claim is good while it is open: the monitor ends, or keeps, what nobody
 	// claims.
 	claim *monitor.Conn
@@ -275,11 +274,13 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if err != nil {
 		return nil, err
 	}
+	// Beside the sandbox, which need not have to boot.
+	begun := r.beginShim(ctx, p, undo)
 	if err := r.claimSandbox(ctx, p, undo); err != nil {
 		return nil, err
 	}
 
-	proc, err := r.spawnShim(ctx, p, undo)
+	proc, err := r.makeInGuest(ctx, p, begun)
 	if err != nil {
 		return nil, err
 	}
@@ -335,9 +336,9 @@ func forgetOOM(bundle string) error {
 	return err
 }
 
-// spawnShim starts the container's shim and waits until it has made the
+// makeInGuest tells the container's shim what to do and waits until it has made the
 // container in the guest.
-func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Process, error) {
+func (r *Runtime) makeInGuest(ctx context.Context, p *plan, begun *begunShim) (*os.Process, error) {
 	spec := p.bundle.Spec
 	cfg := &shim.Config{
 		Container:  p.ID,
@@ -357,8 +358,7 @@ func (r *Runtime) spawnShim(ctx context.Context, p *plan, undo *cleanup) (*os.Pr
 	if size := spec.Process.ConsoleSize; size != nil {
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
-	r.beginShim(ctx, p, undo)
-	proc, conn, err := p.shim.wait()
+	proc, conn, err := begun.wait()
 	if err != nil {
 		return nil, err
 	}

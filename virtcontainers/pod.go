@@ -180,7 +180,7 @@ func (r *Runtime) startSandbox(ctx context.Context, p *plan, undo *cleanup) (*as
 		return nil, r.enterAdopted(ctx, p)
 	}
 	if r.spares() > 0 {
-		if a := r.takeSpare(ctx, p, undo); a != nil {
+		if a := r.takeSpare(ctx, p); a != nil {
 			return a, nil
 		}
 	}

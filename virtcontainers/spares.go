@@ -27,10 +27,10 @@ func (r *Runtime) spares() int {
 
 // takeSpare gives the sandbox a machine that waits for one, and asks for the claim in
 // it; nil where there is none that fits. The sandbox's lock is held.
-func (r *Runtime) takeSpare(ctx context.Context, p *plan, undo *cleanup) *asked {
+func (r *Runtime) takeSpare(ctx context.Context, p *plan) *asked {
 	defer trace.Begin(ctx, trace.Phase, "take a spare").End()
 	log := r.Log.WithField("container", p.ID)
-	a, err := r.claimSpare(ctx, p, undo)
+	a, err := r.claimSpare(ctx, p)
 	if err == nil {
 		return a
 	}
@@ -46,7 +46,7 @@ const uselessSpare = "the spare is of no use: a machine is started"
 
 // claimSpare claims the first spare that fits and hands it over. It gives
 // state.ErrNotExist where there is none.
-func (r *Runtime) claimSpare(ctx context.Context, p *plan, undo *cleanup) (*asked, error) {
+func (r *Runtime) claimSpare(ctx context.Context, p *plan) (*asked, error) {
 	ids, _, err := r.Store.Spares()
 	if err != nil || len(ids) == 0 {
 		return nil, errors.Join(err, state.ErrNotExist)
@@ -77,7 +77,6 @@ func (r *Runtime) claimSpare(ctx context.Context, p *plan, undo *cleanup) (*aske
 			conn.Close()
 			return nil, err
 		}
-		r.beginShim(ctx, p, undo) // beside the hand-over: there is no boot to hide it behind
 		if err := r.handOver(ctx, p, sp, conn); err != nil {
 			conn.Close()
 			return nil, errors.Join(err, r.dropSpare(ctx, p.sandbox, sp))

@@ -194,15 +194,11 @@ type begunShim struct {
 	err     error
 }
 
-// beginShim has the shim of p's container started, if that has not been begun. It
-// waits for nothing: a process of its size, with namespaces of its own, takes its
-// time. Until it is briefed a shim does nothing; it ends with this process.
-func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) {
-	if p.shim != nil {
-		return
-	}
+// beginShim has the shim of p's container started. It waits for nothing: a process
+// of its size, with namespaces of its own, takes its time. Until it is briefed a shim
+// does nothing; it ends with this process.
+func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) *begunShim {
 	s := &begunShim{started: make(chan struct{})}
-	p.shim = s
 	go func() { // ends with the start
 		defer close(s.started)
 		if s.err = step(ctx, failpoint.CreateSpawnShim); s.err != nil {
@@ -220,6 +216,7 @@ func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) {
 		conn.Close()
 		return endChild(ctx, proc)
 	})
+	return s
 }
 
 // wait gives the process, and the connection over which it is briefed.
