@@ -226,7 +226,7 @@ func TestUnclaimedMember(t *testing.T) {
 	})
 	t.Run("first, before its cgroup", func(t *testing.T) {
 		w := newWorld(t)
-		w.unclaimed("create.spawn-shim", inPod(w).member()...).again(true)
+		w.unclaimed("create.enter-cgroup@2", inPod(w).member()...).again(true) // the first one is the sandbox's
 	})
 	t.Run("another one of the pod", func(t *testing.T) {
 		w := newWorld(t)
