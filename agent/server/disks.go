@@ -72,36 +72,15 @@ func addDevices(linux object, devices []device) error {
 		resources = object{}
 	}
 	for _, d := range devices {
-		node, err := objectOf(map[string]any{
+		nodes = append(nodes, object{
 			"path": d.GetPath(), "type": "b", "major": d.major, "minor": d.minor,
 			"fileMode": d.GetMode(), "uid": d.GetUid(), "gid": d.GetGid(),
 		})
-		if err != nil {
-			return err
-		}
-		rule, err := objectOf(map[string]any{
+		rules = append(rules, object{
 			"allow": true, "type": "b", "major": d.major, "minor": d.minor, "access": d.GetAccess(),
 		})
-		if err != nil {
-			return err
-		}
-		nodes, rules = append(nodes, node), append(rules, rule)
 	}
-	if err := resources.set("devices", rules); err != nil {
-		return err
-	}
-	if err := linux.set("devices", nodes); err != nil {
-		return err
-	}
-	return linux.set("resources", resources)
-}
-
-func objectOf(members map[string]any) (object, error) {
-	o := object{}
-	for key, value := range members {
-		if err := o.set(key, value); err != nil {
-			return nil, err
-		}
-	}
-	return o, nil
+	resources["devices"] = rules
+	linux["devices"], linux["resources"] = nodes, resources
+	return nil
 }

@@ -69,16 +69,13 @@ func addFiles(spec object, dir string, files map[string][]byte) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		m, err := objectOf(map[string]any{
+		mounts = append(mounts, object{
 			"destination": "/etc/" + name, "type": "bind", "source": filepath.Join(dir, name),
 			"options": []string{"bind", "nosuid", "nodev"},
 		})
-		if err != nil {
-			return err
-		}
-		mounts = append(mounts, m)
 	}
-	return spec.set("mounts", mounts)
+	spec["mounts"] = mounts
+	return nil
 }
 
 // setUser makes who the process is of a name or number as images have it.
@@ -106,11 +103,10 @@ func setUser(process object, rootfs, who string) error {
 	}
 	if u == nil {
 		u = object{}
+		process["user"] = u
 	}
-	return errors.Join(
-		u.set("uid", found.Uid), u.set("gid", found.Gid), u.set("additionalGids", append([]int{}, found.Sgids...)),
-		process.set("user", u),
-	)
+	u["uid"], u["gid"], u["additionalGids"] = found.Uid, found.Gid, append([]int{}, found.Sgids...)
+	return nil
 }
 
 // openInRoot opens a file of a container's rootfs for reading: symlinks lead

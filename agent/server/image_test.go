@@ -1,7 +1,6 @@
 package server
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -27,10 +26,10 @@ func TestSetUser(t *testing.T) {
 		"1000:7":    `{"additionalGids":[],"gid":7,"uid":1000,"umask":18}`,
 	}
 	for who, want := range tests {
-		process := object{"user": json.RawMessage(`{"uid":1,"umask":18}`)}
+		process := decoded(t, `{"user":{"uid":1,"umask":18}}`)
 		if err := setUser(process, root, who); err != nil {
 			t.Errorf("%q: %v", who, err)
-		} else if got := string(process["user"]); got != want {
+		} else if got := encoded(t, process["user"]); got != want {
 			t.Errorf("%q: got %s, want %s", who, got, want)
 		}
 	}
@@ -85,12 +84,12 @@ func TestFilesAreConfined(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	spec := object{"mounts": json.RawMessage(`[{"destination":"/proc","type":"proc"}]`)}
+	spec := decoded(t, `{"mounts":[{"destination":"/proc","type":"proc"}]}`)
 	if err := addFiles(spec, "/d", map[string][]byte{"hosts": nil}); err != nil {
 		t.Fatal(err)
 	}
 	want := `[{"destination":"/proc","type":"proc"},{"destination":"/etc/hosts","options":["bind","nosuid","nodev"],"source":"/d/hosts","type":"bind"}]`
-	if got := string(spec["mounts"]); got != want {
+	if got := encoded(t, spec["mounts"]); got != want {
 		t.Errorf("got %s", got)
 	}
 }
@@ -124,17 +123,17 @@ func TestDisksAreChecked(t *testing.T) {
 }
 
 func TestAddDevices(t *testing.T) {
-	linux := object{"resources": json.RawMessage(`{"memory":{"limit":1},"devices":[{"allow":false,"access":"rwm"}]}`)}
+	linux := decoded(t, `{"resources":{"memory":{"limit":1},"devices":[{"allow":false,"access":"rwm"}]}}`)
 	d := device{&api.DiskNode{Path: "/dev/x", Mode: 0o640, Uid: 1, Gid: 2, Access: "r"}, 254, 16}
 	if err := addDevices(linux, []device{d}); err != nil {
 		t.Fatal(err)
 	}
 	want := `{"devices":[{"access":"rwm","allow":false},{"access":"r","allow":true,"major":254,"minor":16,"type":"b"}],"memory":{"limit":1}}`
-	if got := string(linux["resources"]); got != want {
+	if got := encoded(t, linux["resources"]); got != want {
 		t.Errorf("got %s", got)
 	}
 	want = `[{"fileMode":416,"gid":2,"major":254,"minor":16,"path":"/dev/x","type":"b","uid":1}]`
-	if got := string(linux["devices"]); got != want {
+	if got := encoded(t, linux["devices"]); got != want {
 		t.Errorf("got %s", got)
 	}
 }

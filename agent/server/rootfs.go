@@ -28,22 +28,19 @@ type mountFields struct {
 // crun does not: mount points of mode 0755, also where a symlink dangles, a
 // tmpfs with the mode of the folder that it covers, and HOME for every user.
 func prepareRootfs(tree *mountpoint.Tree, spec, process object) error {
-	var linux struct {
-		UIDMappings, GIDMappings []idMapping
-	}
+	var linux object
 	var mounts []object
+	var uids, gids []idMapping
 	if err := errors.Join(spec.get("linux", &linux), spec.get("mounts", &mounts)); err != nil {
 		return err
 	}
-	tree.UID, tree.GID = rootOf(linux.UIDMappings), rootOf(linux.GIDMappings)
+	if err := errors.Join(linux.get("uidMappings", &uids), linux.get("gidMappings", &gids)); err != nil {
+		return err
+	}
+	tree.UID, tree.GID = rootOf(uids), rootOf(gids)
 	for i, m := range mounts {
 		if err := prepareMount(tree, m); err != nil {
 			return fmt.Errorf("mounts[%d]: %w", i, err)
-		}
-	}
-	if mounts != nil {
-		if err := spec.set("mounts", mounts); err != nil {
-			return err
 		}
 	}
 	return setHome(process, func() ([]byte, error) { return tree.ReadFile("/etc/passwd", maxPasswd) })
@@ -68,7 +65,8 @@ func prepareMount(tree *mountpoint.Tree, m object) error {
 	if err != nil || before == 0 || f.Type != "tmpfs" || from != "" || slices.ContainsFunc(f.Options, isMode) {
 		return nil // what cannot be made is left to crun, which has the better text
 	}
-	return m.set("options", append(f.Options, fmt.Sprintf("mode=%o", before)))
+	m["options"] = append(f.Options, fmt.Sprintf("mode=%o", before))
+	return nil
 }
 
 func isMode(option string) bool { return strings.HasPrefix(option, "mode=") }
@@ -106,7 +104,8 @@ func setHome(process object, passwd func() ([]byte, error)) error {
 	if b, err := passwd(); err == nil {
 		home = homeOf(b, user.UID)
 	}
-	return process.set("env", append(env, "HOME="+home))
+	process["env"] = append(env, "HOME="+home)
+	return nil
 }
 
 // homeOf looks a user up in a passwd file (passwd(5)).

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -58,31 +57,6 @@ func checkName(what, name string) error {
 	return nil
 }
 
-// object is a JSON object of which only some members are looked at; the rest
-// is passed on as it is.
-type object map[string]json.RawMessage
-
-// get decodes a member into v; a member that is missing leaves v alone.
-func (o object) get(key string, v any) error {
-	raw, ok := o[key]
-	if !ok {
-		return nil
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return fmt.Errorf("%s: %w (%w)", key, errSpec, err)
-	}
-	return nil
-}
-
-func (o object) set(key string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	o[key] = raw
-	return nil
-}
-
 // places is what of the guest a container gets.
 type places struct {
 	share   string // folder of the bind sources
@@ -113,9 +87,9 @@ type guestSpec struct {
 // container's, and what the containers of a pod share is found by its name. It
 // refuses whatever would reach anything else of the guest.
 func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
-	var spec object
-	if err := json.Unmarshal(config, &spec); err != nil {
-		return nil, fmt.Errorf("decode spec: %w (%w)", errSpec, err)
+	spec, err := decodeObject(config)
+	if err != nil {
+		return nil, fmt.Errorf("decode spec: %w", err)
 	}
 	if spec == nil {
 		return nil, fmt.Errorf("empty spec: %w", errSpec)
@@ -125,8 +99,8 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	delete(spec, "annotations")
 	// crun 1.8.1 takes 1.0.x only (libcrun_container_create: "unknown
 	// version specified"); later versions of the spec add optional members.
-	err := errors.Join(
-		spec.set("ociVersion", "1.0.2"),
+	spec["ociVersion"] = "1.0.2"
+	err = errors.Join(
 		confineHooks(spec),
 		confineRoot(spec, at.rootfs),
 		confineMounts(spec, at),
@@ -145,11 +119,11 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	if err := spec.get("process", &process); err != nil {
 		return nil, err
 	}
-	if err := setUser(process, at.rootfs, at.user); err != nil {
-		return nil, err
-	}
 	arg0, err := setTerminal(process, terminal)
 	if err != nil {
+		return nil, err
+	}
+	if err := setUser(process, at.rootfs, at.user); err != nil {
 		return nil, err
 	}
 	if at.tree != nil {
@@ -159,9 +133,6 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	}
 	priority, err := takePriority(process)
 	if err != nil {
-		return nil, err
-	}
-	if err := spec.set("process", process); err != nil {
 		return nil, err
 	}
 	out, err := json.Marshal(spec)
@@ -185,9 +156,8 @@ func confineHooks(spec object) error {
 	}
 	if len(hooks) == 0 {
 		delete(spec, "hooks")
-		return nil
 	}
-	return spec.set("hooks", hooks)
+	return nil
 }
 
 func confineRoot(spec object, rootfs string) error {
@@ -199,10 +169,8 @@ func confineRoot(spec object, rootfs string) error {
 	if path != rootSource {
 		return fmt.Errorf("root.path %q, want %q: %w", path, rootSource, errSpec)
 	}
-	return errors.Join(
-		root.set("path", rootfs),
-		spec.set("root", root),
-	)
+	root["path"] = rootfs
+	return nil
 }
 
 func confineMounts(spec object, at places) error {
@@ -215,10 +183,7 @@ func confineMounts(spec object, at places) error {
 			return fmt.Errorf("mounts[%d]: %w", i, err)
 		}
 	}
-	if mounts == nil {
-		return nil
-	}
-	return spec.set("mounts", mounts)
+	return nil
 }
 
 func confineMount(m object, at places) error {
@@ -236,13 +201,13 @@ func confineMount(m object, at places) error {
 	case m == nil:
 		return fmt.Errorf("null: %w", errSpec)
 	case bind && bindForm.MatchString(source):
-		return m.set("source", filepath.Join(at.share, source))
+		m["source"] = filepath.Join(at.share, source)
 	case bind && source == notifySource:
 		dir, err := at.notify()
 		if err != nil {
 			return err
 		}
-		return m.set("source", dir)
+		m["source"] = dir
 	case !bind && fstype == "tmpfs" && source == podShmSource:
 		return bindShm(m, options, at.pod)
 	case bind:
@@ -267,7 +232,8 @@ func bindShm(m object, options []string, pod Pod) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(m.set("type", "bind"), m.set("source", dir), m.set("options", flags))
+	m["type"], m["source"], m["options"] = "bind", dir, flags
+	return nil
 }
 
 // confineLinux gives the clocks of a time namespace, which is the agent's to
@@ -279,6 +245,7 @@ func confineLinux(spec object, at places) (clocks, error) {
 	}
 	if linux == nil {
 		linux = object{}
+		spec["linux"] = linux
 	}
 	k, err := takeClocks(linux)
 	if err != nil {
@@ -291,7 +258,8 @@ func confineLinux(spec object, at places) (clocks, error) {
 	if !own {
 		k = nil
 	}
-	return k, errors.Join(addDevices(linux, at.devices), linux.set("cgroupsPath", at.cgroup), spec.set("linux", linux))
+	linux["cgroupsPath"] = at.cgroup
+	return k, addDevices(linux, at.devices)
 }
 
 // confineNamespaces says whether there is a time namespace, which it takes out.
@@ -315,11 +283,10 @@ func confineNamespaces(linux object, at places) (time bool, err error) {
 	// it enters the user namespace. From there it could not open those of a
 	// process that is only created, nor enter those that belong to the guest.
 	if kinds["user"] && !kinds["network"] {
-		kept = append(kept, object{"type": []byte(`"network"`), "path": []byte(strconv.Quote(guestNetwork))})
+		kept = append(kept, object{"type": "network", "path": guestNetwork})
 	}
-	// Written anew: of members with one name, this parser and crun's need not
-	// take the same.
-	return kinds["time"], linux.set("namespaces", kept)
+	linux["namespaces"] = kept
+	return kinds["time"], nil
 }
 
 // confineNamespace resolves the path of a namespace, and gives its kind.
@@ -342,16 +309,17 @@ func confineNamespace(ns object, at places) (kind string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return kind, ns.set("path", path)
+	ns["path"] = path
+	return kind, nil
 }
 
 // confineProcess checks an OCI process object for exec, and gives it back with
 // the program it runs.
 // passwd reads the container's /etc/passwd.
 func confineProcess(b []byte, terminal bool, passwd func() ([]byte, error)) (*guestSpec, error) {
-	var process object
-	if err := json.Unmarshal(b, &process); err != nil {
-		return nil, fmt.Errorf("decode process: %w (%w)", errSpec, err)
+	process, err := decodeObject(b)
+	if err != nil {
+		return nil, fmt.Errorf("decode process: %w", err)
 	}
 	arg0, err := setTerminal(process, terminal)
 	if err != nil {
@@ -378,5 +346,6 @@ func setTerminal(process object, terminal bool) (arg0 string, err error) {
 	if len(args) == 0 || args[0] == "" {
 		return "", fmt.Errorf("process without args: %w", errSpec)
 	}
-	return args[0], process.set("terminal", terminal)
+	process["terminal"] = terminal
+	return args[0], nil
 }

@@ -173,11 +173,8 @@ func TestSetHome(t *testing.T) {
 		{`{"env":["HOME=","A=1"]}`, `["A=1","HOME=/"]`, missing},
 		{`{"user":{"uid":7},"env":["HOME=/x"]}`, `["HOME=/x"]`, passwd},
 	} {
-		var process object
-		if err := json.Unmarshal([]byte(tt.process), &process); err != nil {
-			t.Fatal(err)
-		}
-		if err := setHome(process, tt.passwd); err != nil || string(process["env"]) != tt.want {
+		process := decoded(t, tt.process)
+		if err := setHome(process, tt.passwd); err != nil || encoded(t, process["env"]) != tt.want {
 			t.Errorf("%s: env %s, %v; expected %s", tt.process, process["env"], err, tt.want)
 		}
 	}
