@@ -6,9 +6,19 @@ import (
 	"encoding/binary"
 )
 
-// rehearsedCode is the program of a rehearsal: it reads its input to the end, writes
-// a byte to each of its outputs, and exits. It is code of the guest's processor.
+// rehearsedSize is how large the program of a rehearsal is, in bytes: its pages are
+// read as they are touched, as those of a container's program are, and ahead.
+const rehearsedSize = 256 << 10
+
+// rehearsedCode is the program of a rehearsal: it touches itself all over, reads its
+// input to the end, writes a byte to each of its outputs, and exits. It is code of the
+// guest's processor.
 var rehearsedCode = []byte{
+	0xbf, 0x00, 0x00, 0x40, 0x00, //       mov edi, 0x400000  where it is loaded
+	0x8a, 0x07, //                         mov al, [rdi]
+	0x81, 0xc7, 0x00, 0x00, 0x01, 0x00, // add edi, 0x10000
+	0x81, 0xff, 0x00, 0x00, 0x44, 0x00, // cmp edi, 0x440000  where it ends
+	0x72, 0xf0, //                         jb -16
 	0x31, 0xff, //                         xor edi, edi
 	0x48, 0x8d, 0x74, 0x24, 0xf0, //       lea rsi, [rsp-16]
 	0xba, 0x01, 0x00, 0x00, 0x00, //       mov edx, 1
@@ -39,14 +49,14 @@ func rehearsed() []byte {
 	h.Phoff = uint64(h.Ehsize)
 	code := h.Phoff + uint64(h.Phnum*h.Phentsize)
 	h.Entry = base + code
-	size := code + uint64(len(rehearsedCode))
 	load := elf.Prog64{
 		Type: uint32(elf.PT_LOAD), Flags: uint32(elf.PF_R | elf.PF_X),
-		Vaddr: base, Paddr: base, Filesz: size, Memsz: size, Align: 0x1000,
+		Vaddr: base, Paddr: base, Filesz: rehearsedSize, Memsz: rehearsedSize, Align: 0x1000,
 	}
 	var b bytes.Buffer
 	for _, part := range []any{h, load, rehearsedCode} {
 		binary.Write(&b, binary.LittleEndian, part) // of a fixed size, into memory
 	}
+	b.Write(make([]byte, rehearsedSize-b.Len()))
 	return b.Bytes()
 }
