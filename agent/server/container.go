@@ -133,45 +133,40 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 		notify:       c.listen,
 		pidNamespace: func(name string) (string, error) { return joined.open(c.host, name) },
 	}
+	if req.GetRoot() != nil {
+		at.rootfs = filepath.Join(c.layers(), rootSource)
+	}
 	// Everybody may pass: in a user namespace crun is not root here.
 	if err := os.MkdirAll(c.share(), 0o711); err != nil {
 		return 0, err
 	}
-	if tag := req.GetShareTag(); tag != "" {
-		span := spans.Begin(ctx, "mount the share")
-		err := c.host.cfg.Shares.Mount(ctx, tag, c.share())
-		span.End()
-		if err != nil {
-			return 0, err
-		}
-	}
-	if root := req.GetRoot(); root != nil {
-		at.rootfs = filepath.Join(c.layers(), rootSource)
-		span := spans.Begin(ctx, "mount the layers")
-		err := c.host.cfg.Disks.MountLayers(ctx, root.GetLayers(), root.GetUpper(), c.layers())
-		span.End()
-		if err != nil {
-			return 0, err
-		}
-	}
-	err := c.writeFiles(req.GetFiles())
-	if err != nil {
+	if err := c.writeFiles(req.GetFiles()); err != nil {
 		return 0, err
 	}
-	if at.devices, err = c.devices(ctx, req.GetDisks()); err != nil {
-		return 0, err
-	}
-	at.tree = mountpoint.New(at.rootfs)
+	// Before the wait for devices, which the host plugs meanwhile.
 	span := spans.Begin(ctx, "confine the spec")
 	spec, err := confineSpec(req.GetSpec(), at, req.GetStdio().GetTerminal())
 	span.End()
 	if err != nil {
 		return 0, err
 	}
-	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), spec.config, 0o600); err != nil {
+	if c.time, err = spec.clocks.namespace(); err != nil {
 		return 0, err
 	}
-	if c.time, err = spec.clocks.namespace(); err != nil {
+	if err := c.mount(ctx, req); err != nil {
+		return 0, err
+	}
+	if at.devices, err = c.devices(ctx, req.GetDisks()); err != nil {
+		return 0, err
+	}
+	at.tree = mountpoint.New(at.rootfs)
+	span = spans.Begin(ctx, "prepare the rootfs")
+	err = spec.fit(at)
+	span.End()
+	if err != nil {
+		return 0, err
+	}
+	if err := os.WriteFile(filepath.Join(c.dir, "config.json"), spec.config, 0o600); err != nil {
 		return 0, err
 	}
 	pid, err := c.spawn(ctx, initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
@@ -182,6 +177,24 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 	}
 	c.mounts, err = openMountNamespace(pid)
 	return pid, err
+}
+
+// mount mounts what the rootfs is in, when its devices are there.
+func (c *container) mount(ctx context.Context, req *api.CreateContainerRequest) error {
+	if tag := req.GetShareTag(); tag != "" {
+		span := spans.Begin(ctx, "mount the share")
+		err := c.host.cfg.Shares.Mount(ctx, tag, c.share())
+		span.End()
+		if err != nil {
+			return err
+		}
+	}
+	root := req.GetRoot()
+	if root == nil {
+		return nil
+	}
+	defer spans.Begin(ctx, "mount the layers").End()
+	return c.host.cfg.Disks.MountLayers(ctx, root.GetLayers(), root.GetUpper(), c.layers())
 }
 
 // listen makes the socket for sd_notify(3), once, and gives its folder.

@@ -149,6 +149,7 @@ func TestCreateFails(t *testing.T) {
 		{"bad name", &api.CreateContainerRequest{Container: "../c", ShareTag: "t0", Spec: config("true")}, syscall.EINVAL},
 		{"bad tag", &api.CreateContainerRequest{Container: "c", ShareTag: "", Spec: config("true")}, syscall.EINVAL},
 		{"bad spec", &api.CreateContainerRequest{Container: "c", ShareTag: "t0", Spec: []byte(`{}`)}, syscall.EINVAL},
+		{"bad spec, no device yet", &api.CreateContainerRequest{Container: "c", ShareTag: "never", Spec: []byte(`{}`)}, syscall.EINVAL},
 	} {
 		if _, err := r.CreateContainer(ctx, test.req); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.want)

@@ -77,6 +77,7 @@ type places struct {
 // guestSpec is what the agent learns of a spec while it rewrites it.
 type guestSpec struct {
 	config   []byte // the rewritten config.json, or process
+	spec     object // what config is to be made of
 	arg0     string
 	priority priority
 	clocks   clocks
@@ -85,7 +86,8 @@ type guestSpec struct {
 // confineSpec rewrites a config.json of the host for crun: root.path and the
 // bind sources get the share's folder in front, the cgroup becomes the
 // container's, and what the containers of a pod share is found by its name. It
-// refuses whatever would reach anything else of the guest.
+// refuses whatever would reach anything else of the guest. Nothing of the rootfs
+// is looked at, which need not be there yet: fit follows when it is.
 func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	spec, err := decodeObject(config)
 	if err != nil {
@@ -123,23 +125,34 @@ func confineSpec(config []byte, at places, terminal bool) (*guestSpec, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := setUser(process, at.rootfs, at.user); err != nil {
-		return nil, err
-	}
-	if at.tree != nil {
-		if err := prepareRootfs(at.tree, spec, process); err != nil {
-			return nil, err
-		}
-	}
 	priority, err := takePriority(process)
 	if err != nil {
 		return nil, err
 	}
-	out, err := json.Marshal(spec)
-	if err != nil {
-		return nil, err
+	return &guestSpec{spec: spec, arg0: arg0, priority: priority, clocks: clocks}, nil
+}
+
+// fit makes the config.json of a confined spec, by what its rootfs and its disks
+// are.
+func (s *guestSpec) fit(at places) error {
+	var linux, process object
+	if err := errors.Join(s.spec.get("linux", &linux), s.spec.get("process", &process)); err != nil {
+		return err
 	}
-	return &guestSpec{config: out, arg0: arg0, priority: priority, clocks: clocks}, nil
+	if err := addDevices(linux, at.devices); err != nil {
+		return err
+	}
+	if err := setUser(process, at.rootfs, at.user); err != nil {
+		return err
+	}
+	if at.tree != nil {
+		if err := prepareRootfs(at.tree, s.spec, process); err != nil {
+			return err
+		}
+	}
+	var err error
+	s.config, err = json.Marshal(s.spec)
+	return err
 }
 
 // confineHooks lets startContainer hooks through, which run inside the
@@ -259,7 +272,7 @@ func confineLinux(spec object, at places) (clocks, error) {
 		k = nil
 	}
 	linux["cgroupsPath"] = at.cgroup
-	return k, addDevices(linux, at.devices)
+	return k, nil
 }
 
 // confineNamespaces says whether there is a time namespace, which it takes out.

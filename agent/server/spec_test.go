@@ -11,11 +11,16 @@ import (
 const share = "/run/vc/containers/c/share"
 
 func confine(config string) (*guestSpec, error) {
-	return confineSpec([]byte(config), places{
+	at := places{
 		share: share, rootfs: share + "/rootfs", cgroup: "/vc/c", pod: fakePod{},
 		notify:       func() (string, error) { return "/notify/of/c", nil },
 		pidNamespace: func(name string) (string, error) { return "/pid/of/" + name, nil },
-	}, false)
+	}
+	spec, err := confineSpec([]byte(config), at, false)
+	if err != nil {
+		return nil, err
+	}
+	return spec, spec.fit(at)
 }
 
 // fakePod says what it was asked for.
