@@ -227,8 +227,7 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 		err = failpoint.Here(failpoint.MonitorCreated)
 	}
 	if err != nil {
-		reply(conn, err)
-		c.undoCreate(ctx)
+		c.failCreate(ctx, conn, err)
 		return
 	}
 	limit, stop := context.WithTimeout(creating, s.cfg.Config.Runtime.CallTimeout.Std())
@@ -245,6 +244,30 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 		c.kill()
 	}
 	c.supervise(ctx)
+}
+
+// failCreate undoes a create, and tells the shim, which ends at once. One that was cut
+// off is undone first: the guest may be in the middle of something that it does with
+// the shim's files, and what waits for the answer of a file server that has gone does
+// so for ever, also when the device is unplugged (virtio_fs_remove waits for it, Linux
+// 6.1). A guest that takes longer than a KILL may take does not keep the files.
+func (c *container) failCreate(ctx context.Context, conn *monitor.Conn, why error) {
+	if !c.isKilled() {
+		reply(conn, why)
+		c.undoCreate(ctx)
+		return
+	}
+	undone := make(chan struct{})
+	go func() {
+		defer close(undone)
+		c.undoCreate(ctx)
+	}()
+	select {
+	case <-undone:
+	case <-time.After(c.s.cfg.Config.Runtime.KillTimeout.Std()):
+	}
+	reply(conn, why)
+	<-undone
 }
 
 // serveExec starts a process for the shim, or the exec command, at the other
