@@ -53,7 +53,7 @@ $(GUEST): $(AGENT) $(if $(REFRESH),FORCE)
 # Not made by anything else: it compiles a kernel, once for each version and configuration.
 guest-kernel: $(AGENT) ## a guest image with a trimmed kernel, built from Debian's source: build/guest-trimmed (minutes; needs `hack/deps kernel`)
 	nice $(GO) run ./agent/guestimage/mkguest -agent $(AGENT) -agent-version '$(VERSION)' \
-		-kernel-config agent/guestimage/kernel.config -cache build/cache -out build/guest-trimmed $(if $(REFRESH),-refresh)
+		-kernel-config agent/guestimage/kernel.config -kernel-patch agent/guestimage/kernel.patch -cache build/cache -out build/guest-trimmed $(if $(REFRESH),-refresh)
 
 # Changes only when the version does.
 build/version: FORCE

@@ -36,6 +36,8 @@ type Config struct {
 	// KernelConfig is the path of a configuration to build Debian's kernel
 	// source with; "" takes Debian's generic kernel as it is.
 	KernelConfig string
+	// KernelPatch is the path of a patch of that source; "" for none.
+	KernelPatch string
 }
 
 // Build makes the image. The manifest is written last: a build that fails
@@ -46,7 +48,7 @@ func Build(ctx context.Context, log logrus.FieldLogger, cfg Config) (*guestimage
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	kernel, err := getKernel(ctx, c, cfg.KernelConfig)
+	kernel, err := getKernel(ctx, c, cfg.KernelConfig, cfg.KernelPatch)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}

@@ -32,12 +32,17 @@ type kernel struct {
 	modules map[string][]byte // file → decompressed module
 }
 
-// getKernel gives Debian's kernel, or one that is built with a configuration.
-func getKernel(ctx context.Context, c *cache, config string) (*kernel, error) {
-	if config != "" {
-		return buildLinux(ctx, c, config)
+// getKernel gives Debian's kernel, or one that is built with a configuration
+// and a patch.
+func getKernel(ctx context.Context, c *cache, config, patch string) (*kernel, error) {
+	if config == "" {
+		return fetchKernel(ctx, c)
 	}
-	return fetchKernel(ctx, c)
+	source, err := readLinuxSource(config, patch)
+	if err != nil {
+		return nil, err
+	}
+	return buildLinux(ctx, c, source)
 }
 
 // fetchKernel gives the kernel of Debian's current package, or of the cached

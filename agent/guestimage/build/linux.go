@@ -33,15 +33,25 @@ var linuxVariables = []string{
 // errConfig is a line of the configuration that the kernel does not take.
 var errConfig = errors.New("kernel configuration")
 
-// buildLinux gives a kernel that is built from the source in Debian's current
-// package, or in the cached one. fragment is the path of its configuration,
-// which is complete but for what follows from it ("make allnoconfig"). What
-// the agent would load must be built in.
-func buildLinux(ctx context.Context, c *cache, fragment string) (*kernel, error) {
-	config, err := os.ReadFile(fragment)
-	if err != nil {
-		return nil, err
+// linuxSource is what a kernel is built with, besides Debian's source.
+type linuxSource struct {
+	config []byte // complete but for what follows from it ("make allnoconfig")
+	patch  []byte // of the source, as diff -u makes it; may be empty
+}
+
+func readLinuxSource(config, patch string) (s linuxSource, err error) {
+	if s.config, err = os.ReadFile(config); err != nil {
+		return s, err
 	}
+	if patch != "" {
+		s.patch, err = os.ReadFile(patch)
+	}
+	return s, err
+}
+
+// buildLinux gives a kernel that is built from the source in Debian's current
+// package, or in the cached one. What the agent would load must be built in.
+func buildLinux(ctx context.Context, c *cache, s linuxSource) (*kernel, error) {
 	deb, err := c.fetched(ctx, "linux", "*.deb", func(a *apt, dir string) error {
 		pkg, err := a.dependency(ctx, linuxMetapackage, linuxPrefix)
 		if err != nil {
@@ -54,9 +64,9 @@ func buildLinux(ctx context.Context, c *cache, fragment string) (*kernel, error)
 		return nil, err
 	}
 	name := strings.TrimSuffix(filepath.Base(deb), ".deb")
-	recipe := fmt.Sprint(linuxRecipe, linuxVariables, string(config))
+	recipe := fmt.Sprint(linuxRecipe, linuxVariables, string(s.config), string(s.patch))
 	folder, err := c.made("linux", name+"-"+digest([]byte(recipe))[:8], func(tmp string) error {
-		return compileLinux(ctx, deb, config, tmp)
+		return compileLinux(ctx, deb, s, tmp)
 	})
 	if err != nil {
 		return nil, err
@@ -65,7 +75,7 @@ func buildLinux(ctx context.Context, c *cache, fragment string) (*kernel, error)
 }
 
 // compileLinux leaves a kernel in folder.
-func compileLinux(ctx context.Context, deb string, config []byte, folder string) error {
+func compileLinux(ctx context.Context, deb string, s linuxSource, folder string) error {
 	version, err := command{args: []string{"dpkg-deb", "-f", deb, "Version"}}.run(ctx)
 	if err != nil {
 		return err
@@ -82,11 +92,13 @@ func compileLinux(ctx context.Context, deb string, config []byte, folder string)
 		return err
 	}
 	fragment := filepath.Join(folder, "fragment")
-	if err := os.WriteFile(fragment, config, 0o644); err != nil {
+	if err := os.WriteFile(fragment, s.config, 0o644); err != nil {
 		return err
 	}
 	for _, step := range []command{
 		{args: []string{"tar", "-xJf", tarball, "--strip-components=1", "-C", src}},
+		// Where it does not fit the source has changed, and wants to be looked at.
+		{dir: src, args: []string{"patch", "-s", "-p1", "--fuzz=0"}, stdin: s.patch},
 		{dir: src, args: []string{"make", "-s", "allnoconfig"}, env: []string{"KCONFIG_ALLCONFIG=" + fragment}},
 	} {
 		step.env = append(step.env, linuxVariables...)
@@ -98,7 +110,7 @@ func compileLinux(ctx context.Context, deb string, config []byte, folder string)
 	if err != nil {
 		return err
 	}
-	if err := checkConfig(string(config), string(made)); err != nil {
+	if err := checkConfig(string(s.config), string(made)); err != nil {
 		return err
 	}
 	k := &kernel{Version: strings.TrimSpace(string(version)) + "+trimmed"}
@@ -126,6 +138,9 @@ func (k *kernel) compile(ctx context.Context, src string) error {
 		if _, err := step.run(ctx); err != nil {
 			return err
 		}
+	}
+	if err := checkHook(filepath.Join(src, "vmlinux")); err != nil {
+		return err
 	}
 	builtin, err := os.ReadFile(filepath.Join(src, "modules.builtin"))
 	if err != nil {

@@ -33,6 +33,7 @@ func run(ctx context.Context, args []string) error {
 	flags.StringVar(&cfg.Out, "out", "build/guest", "`folder` of the image")
 	flags.BoolVar(&cfg.Refresh, "refresh", false, "look for newer Debian packages than the cached ones")
 	flags.StringVar(&cfg.KernelConfig, "kernel-config", "", "`file` to configure a kernel with that is built from Debian's source; \"\" takes Debian's own kernel")
+	flags.StringVar(&cfg.KernelPatch, "kernel-patch", "", "`file` to patch that source with; \"\" for none")
 	checkOnly := flags.Bool("check-static", false, "only check that the agent can run in the guest")
 	if err := flags.Parse(args); err != nil {
 		return err
