@@ -144,6 +144,7 @@ func (r *Runtime) abandon(ctx context.Context, p *plan) error {
 	defer cancel()
 	_, err := p.claim.Call(ctx, &monitor.Request{Op: monitor.OpAbandon, Container: p.ID}, nil)
 	p.claim.Close()
+	p.unheard = err != nil
 	if err != nil && !notThere(err) {
 		r.Log.WithError(err).WithField("container", p.ID).Warn("give the claim up")
 	}

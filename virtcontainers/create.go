@@ -127,6 +127,8 @@ type plan struct {
 	// claim is good while it is open: the monitor ends, or keeps, what nobody
 	// claims.
 	claim *monitor.Conn
+	// unheard is set when the monitor has not answered that it is given up.
+	unheard bool
 	// spareKey is that of the spares which are of use.
 	spareKey func() (spare.Key, error)
 	// adopted is the record of an earlier create, whose sandbox claim is for.

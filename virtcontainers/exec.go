@@ -143,7 +143,7 @@ func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o Exec
 		cfg.Width, cfg.Height = uint16(size.Width), uint16(size.Height)
 	}
 	if err := r.joinPlace(spawn, rec, proc.Pid); err != nil {
-		return errors.Join(err, endChild(ctx, proc))
+		return errors.Join(err, endChild(ctx, proc, 0))
 	}
 	err = failpoint.Here(failpoint.ExecBriefShim)
 	var rep *monitor.Reply
@@ -158,7 +158,7 @@ func (r *Runtime) execDetached(ctx context.Context, rec *state.Container, o Exec
 		err = writePidFile(o.PidFile, proc.Pid)
 	}
 	if err != nil {
-		return errors.Join(err, endChild(ctx, proc))
+		return errors.Join(err, endChild(ctx, proc, 0))
 	}
 	return proc.Release()
 }

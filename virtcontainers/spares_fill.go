@@ -296,7 +296,7 @@ func (r *Runtime) startSpare(ctx context.Context, key spare.Key) (_ *monitor.Con
 	}
 	undo.push(func(ctx context.Context) error {
 		conn.Close()
-		return endChild(ctx, proc)
+		return endChild(ctx, proc, 0)
 	})
 	// Before it starts anything.
 	if rec.Monitor, err = state.FindProcess(proc.Pid); err != nil {

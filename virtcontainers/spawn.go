@@ -208,14 +208,7 @@ func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) *begunS
 			sandbox: p.sandbox, stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true,
 		})
 	}()
-	undo.push(func(ctx context.Context) error {
-		proc, conn, err := s.wait()
-		if err != nil {
-			return nil // it has been told
-		}
-		conn.Close()
-		return endChild(ctx, proc)
-	})
+	undo.push(func(ctx context.Context) error { return r.endShim(ctx, p, s) })
 	return s
 }
 
@@ -223,6 +216,25 @@ func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) *begunS
 func (s *begunShim) wait() (*os.Process, *monitor.Conn, error) {
 	<-s.started
 	return s.proc, s.conn, s.err
+}
+
+// endShim ends the shim of a create that is given up, the claim first: the monitor
+// has the guest let go of the files that the shim serves, and then tells the shim. A
+// guest that is in the middle of something that it does with them would wait for ever
+// for the answer of a file server that has gone. What takes longer than a KILL may
+// take does not keep it.
+func (r *Runtime) endShim(ctx context.Context, p *plan, s *begunShim) error {
+	proc, conn, err := s.wait()
+	if err != nil {
+		return nil // it has been told
+	}
+	conn.Close()
+	p.closeClaim()
+	patience := r.Config.Runtime.KillTimeout.Std()
+	if p.unheard {
+		patience = 0
+	}
+	return endChild(ctx, proc, patience)
 }
 
 type spawnOptions struct {
@@ -282,18 +294,31 @@ func isOpen(f *os.File) bool {
 	return unix.Fstat(int(f.Fd()), &st) == nil
 }
 
-// endChild kills a child and reaps it.
-func endChild(ctx context.Context, proc *os.Process) error {
-	if err := proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill the shim: %w", err)
+// endChild reaps a child, and kills it where it does not end by itself in time.
+func endChild(ctx context.Context, proc *os.Process, patience time.Duration) error {
+	done := make(chan struct{})
+	go func() { // an error says that it has been reaped already
+		proc.Wait()
+		close(done)
+	}()
+	if patience > 0 {
+		over := time.NewTimer(patience)
+		defer over.Stop()
+		select {
+		case <-done:
+			return nil
+		case <-over.C:
+		case <-ctx.Done():
+		}
 	}
-	done := make(chan error, 1)
-	go func() { _, err := proc.Wait(); done <- err }()
+	if err := proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill pid %d: %w", proc.Pid, err)
+	}
 	select {
-	case <-done: // an error says that it has been reaped already
+	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the shim's end: %w", ctx.Err())
+		return fmt.Errorf("wait for the end of pid %d: %w", proc.Pid, ctx.Err())
 	}
 }
 
