@@ -140,6 +140,9 @@ func (r *Runtime) enterAdopted(ctx context.Context, p *plan) error {
 
 // abandon gives a claim up, so that nothing is kept.
 func (r *Runtime) abandon(ctx context.Context, p *plan) error {
+	if p.claim == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.KillTimeout.Std())
 	defer cancel()
 	_, err := p.claim.Call(ctx, &monitor.Request{Op: monitor.OpAbandon, Container: p.ID}, nil)

@@ -277,8 +277,13 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 		return nil, err
 	}
 	// Beside the sandbox, which need not have to boot.
-	begun := r.beginShim(ctx, p, undo)
-	if err := r.claimSandbox(ctx, p, undo); err != nil {
+	begun := r.beginShim(ctx, p)
+	err = r.claimSandbox(ctx, p, undo)
+	undo.push(func(ctx context.Context) error { return r.endShim(ctx, p, begun) })
+	// The claim goes first when things are undone: the monitor then ends by itself, if
+	// this was the only one, and has the guest and the shim end the container.
+	undo.pushSandbox(func(ctx context.Context) error { return r.abandon(ctx, p) })
+	if err != nil {
 		return nil, err
 	}
 

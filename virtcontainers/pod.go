@@ -73,13 +73,6 @@ func (r *Runtime) pidNamespaceOf(p *plan) (string, error) {
 // claimSandbox starts the container's sandbox, or joins its pod's, and claims
 // the container in it, unless it has been adopted already.
 func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) error {
-	// The claim goes first when things are undone: the monitor then ends by
-	// itself, if this was the only one.
-	defer func() {
-		if p.claim != nil {
-			undo.pushSandbox(func(ctx context.Context) error { return r.abandon(ctx, p) })
-		}
-	}()
 	var refused *asked
 	for {
 		a, err := r.enterSandbox(ctx, p, undo, refused)

@@ -197,7 +197,7 @@ type begunShim struct {
 // beginShim has the shim of p's container started. It waits for nothing: a process
 // of its size, with namespaces of its own, takes its time. Until it is briefed a shim
 // does nothing; it ends with this process.
-func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) *begunShim {
+func (r *Runtime) beginShim(ctx context.Context, p *plan) *begunShim {
 	s := &begunShim{started: make(chan struct{})}
 	go func() { // ends with the start
 		defer close(s.started)
@@ -208,7 +208,6 @@ func (r *Runtime) beginShim(ctx context.Context, p *plan, undo *cleanup) *begunS
 			sandbox: p.sandbox, stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true,
 		})
 	}()
-	undo.push(func(ctx context.Context) error { return r.endShim(ctx, p, s) })
 	return s
 }
 
@@ -222,7 +221,7 @@ func (s *begunShim) wait() (*os.Process, *monitor.Conn, error) {
 // has the guest let go of the files that the shim serves, and then tells the shim. A
 // guest that is in the middle of something that it does with them would wait for ever
 // for the answer of a file server that has gone. What takes longer than a KILL may
-// take does not keep it.
+// take does not keep it, nor what takes half of what delete by force gives a create.
 func (r *Runtime) endShim(ctx context.Context, p *plan, s *begunShim) error {
 	proc, conn, err := s.wait()
 	if err != nil {
@@ -230,7 +229,7 @@ func (r *Runtime) endShim(ctx context.Context, p *plan, s *begunShim) error {
 	}
 	conn.Close()
 	p.closeClaim()
-	patience := r.Config.Runtime.KillTimeout.Std()
+	patience := min(r.Config.Runtime.KillTimeout.Std(), r.Config.Runtime.TeardownTimeout.Std()/2)
 	if p.unheard {
 		patience = 0
 	}

@@ -43,7 +43,7 @@ func TestEndShim(t *testing.T) {
 			}
 			other.Close()
 			r := &Runtime{Config: config.Default()}
-			r.Config.Runtime.KillTimeout = tt.patience
+			r.Config.Runtime.KillTimeout, r.Config.Runtime.TeardownTimeout = tt.patience, config.Seconds(120)
 			s := &begunShim{started: make(chan struct{}), proc: proc, conn: conn}
 			close(s.started)
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
