@@ -289,7 +289,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 
 	proc, err := r.makeInGuest(ctx, p, begun)
 	if err != nil {
-		return nil, err
+		return nil, r.explain(ctx, p, err)
 	}
 	if rec.Shim, err = state.FindProcess(proc.Pid); err != nil {
 		return nil, fmt.Errorf("the container's shim has died: %w", err)
@@ -382,6 +382,20 @@ func (r *Runtime) makeInGuest(ctx context.Context, p *plan, begun *begunShim) (*
 	}
 	r.notice(rep.Notices)
 	return proc, nil
+}
+
+// explain adds to the failure of a create why its monitor has ended, if it has and
+// has said why.
+func (r *Runtime) explain(ctx context.Context, p *plan, err error) error {
+	sb, openErr := r.Store.Sandbox(p.sandbox)
+	if openErr != nil || sb.Monitor.Alive() && !sb.Monitor.Ending() {
+		return err
+	}
+	_, why := p.claim.Answer(ctx, monitor.OpSandbox) // it is there, or the end of the connection
+	if why == nil || errors.Is(why, monitor.ErrGone) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, why)
 }
 
 // shimStdio is the stdio that goes to a shim: none where a terminal goes

@@ -80,7 +80,15 @@ func inheritedListener() (*net.UnixListener, error) {
 	return ul, nil
 }
 
-func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error {
+// serveSandbox is a sandbox's monitor from its start to its end. Where it cannot even
+// begin it says so to who has started it: there is no log then, maybe.
+func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) (err error) {
+	begun := false
+	defer func() {
+		if !begun {
+			reply(first, err)
+		}
+	}()
 	cfg := req.Sandbox
 	store, err := state.Open(cfg.Root)
 	if err != nil {
@@ -112,6 +120,7 @@ func serveSandbox(req *monitor.Request, first *monitor.Conn, boot Booter) error 
 		log.WithError(err).Debug("this process's OOM score")
 	}
 	defer s.dumpOnSignal(logFile)()
+	begun = true
 	err = s.Serve(s.traced(context.Background(), req), boot, l, first, req.Container)
 	if err != nil {
 		log.WithError(err).Error("the sandbox has ended")
