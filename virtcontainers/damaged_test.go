@@ -9,29 +9,15 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/statetest"
 )
 
 // The monitor of a sandbox that was a spare has the spare's id among its arguments:
 // where the sandbox's record is damaged, the spare's tells which process it is.
 func TestDamagedRecordOfAdopted(t *testing.T) {
-	store, err := state.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := state.Self()
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := state.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := store.MakeSpareDir("spare"); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.SaveSpare("spare", &state.Spare{Monitor: self, BootID: boot}); err != nil {
-		t.Fatal(err)
-	}
+	store := statetest.Store(t)
+	var self state.Process
+	statetest.AddSpare(t, store, "spare", func(sp *state.Spare) { self = sp.Monitor })
 	if err := store.ClaimSpare("spare", "c1"); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -107,49 +108,69 @@ func data(t *testing.T, f *os.File) (n int64) {
 	return n
 }
 
-// TestDiscard: a clone's memory is the host's again when QEMU ends, whoever ends it,
-// and whoever else has it open, as a file server has.
+// TestDiscard: a clone's memory is the host's again when QEMU ends by itself, and
+// whoever else has it open, as a file server has.
 func TestDiscard(t *testing.T) {
-	for name, end := range map[string]func(*vm) error{
-		"terminated": (*vm).Terminate,
-		"by itself":  func(v *vm) error { return v.proc.Signal(unix.SIGKILL) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			path, want := sparse(t)
-			m, err := newMemory(path, int64(len(want)))
-			if err == nil {
-				err = m.fill(t.Context())
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			m.template.Close()
-			fd, err := unix.Dup(int(m.copy.Fd()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			server := os.NewFile(uintptr(fd), "file server's")
-			defer server.Close()
-			cfg := fakeConfig(t, "")
-			v, err := begin(testContext(t), cfg, m)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { v.Kill(); v.channel.Close() })
-			if data(t, server) == 0 {
-				t.Fatal("nothing to discard")
-			}
-			if err := end(v); err != nil {
-				t.Fatal(err)
-			}
-			select {
-			case <-m.discarded:
-			case <-time.After(10 * time.Second):
-				t.Fatal("not discarded within 10 s")
-			}
-			if n := data(t, server); n != 0 {
-				t.Errorf("%d bytes are left", n)
-			}
-		})
+	m, server := copied(t)
+	v, err := begin(testContext(t), fakeConfig(t, ""), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { v.Kill(); v.channel.Close() })
+	if err := v.proc.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	wantDiscarded(t, m, server)
+}
+
+// TestDiscardEarly: where we end QEMU its memory is given back beside its death. Here
+// nobody has waited for its process, which is what its end is known by.
+func TestDiscardEarly(t *testing.T) {
+	m, server := copied(t)
+	cmd := exec.Command("sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	v := &vm{cmd: cmd, memory: m, done: make(chan struct{})}
+	if err := v.Terminate(); err != nil {
+		t.Fatal(err)
+	}
+	wantDiscarded(t, m, server)
+}
+
+// copied is a clone's memory, and the file that another process has of it.
+func copied(t *testing.T) (*guestMemory, *os.File) {
+	t.Helper()
+	path, want := sparse(t)
+	m, err := newMemory(path, int64(len(want)))
+	if err == nil {
+		err = m.fill(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.template.Close()
+	fd, err := unix.Dup(int(m.copy.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := os.NewFile(uintptr(fd), "file server's")
+	t.Cleanup(func() { server.Close() })
+	if data(t, server) == 0 {
+		t.Fatal("nothing to discard")
+	}
+	return m, server
+}
+
+func wantDiscarded(t *testing.T, m *guestMemory, server *os.File) {
+	t.Helper()
+	select {
+	case <-m.discarded:
+	case <-time.After(10 * time.Second):
+		t.Fatal("not discarded within 10 s")
+	}
+	if n := data(t, server); n != 0 {
+		t.Errorf("%d bytes are left", n)
 	}
 }

@@ -77,13 +77,13 @@ func TestLimits(t *testing.T) {
 		{"folder that is replaced for ever", Archive(t, replaced(100)...), layer.Limits{Metadata: 100}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFile(t)
+			f := NewImage(t)
 			_, err := layer.Unpack(t.Context(), blobOf(c.data, Tar), f, c.lim)
 			if c.ok {
 				if err != nil {
 					t.Fatal(err)
 				}
-				open(t, f)
+				OpenImage(t, f)
 				return
 			}
 			if !errors.Is(err, layer.ErrLimit) {
@@ -135,7 +135,7 @@ func TestDamagedArchive(t *testing.T) {
 		{"GNU volume label", Join(Raw("a", 'V', 0, ""))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFile(t)
+			f := NewImage(t)
 			_, err := layer.Unpack(t.Context(), blobOf(c.data, Tar), f, layer.Limits{})
 			if !errors.Is(err, layer.ErrInvalid) && !errors.Is(err, layer.ErrLimit) {
 				t.Errorf("error %v, want ErrInvalid or ErrLimit", err)
@@ -149,7 +149,7 @@ func TestDamagedArchive(t *testing.T) {
 func TestGlobalHeader(t *testing.T) {
 	global := tar.Header{Typeflag: tar.TypeXGlobalHeader, Name: "pax_global_header", PAXRecords: map[string]string{"comment": "1"}}
 	f, _ := unpack(t, Archive(t, Item{Header: global}, File("a", "1")))
-	if got := brief(t, open(t, f)); len(got) != 1 || got[0] != "a 1" {
+	if got := brief(t, OpenImage(t, f)); len(got) != 1 || got[0] != "a 1" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,37 +26,10 @@ func blobOf(data []byte, mediaType string) layer.Blob {
 }
 
 // newFile makes an empty file that goes with the test.
-func newFile(t testing.TB) *os.File {
-	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
-// open opens and checks an image.
-func open(t testing.TB, f *os.File) *erofs.Image {
-	t.Helper()
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := erofs.Open(f, st.Size())
-	if err == nil {
-		err = erofs.Check(t.Context(), m)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
 // unpack unpacks an uncompressed layer that must be right.
 func unpack(t testing.TB, data []byte) (*os.File, layer.Result) {
 	t.Helper()
-	f := newFile(t)
+	f := NewImage(t)
 	res, err := layer.Unpack(t.Context(), blobOf(data, Tar), f, layer.Limits{})
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +168,7 @@ func TestSemantics(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			data := Archive(t, c.items...)
 			if c.want == nil {
-				f := newFile(t)
+				f := NewImage(t)
 				_, err := layer.Unpack(t.Context(), blobOf(data, Tar), f, layer.Limits{})
 				if !errors.Is(err, layer.ErrInvalid) && !errors.Is(err, layer.ErrLimit) {
 					t.Errorf("error %v, want ErrInvalid or ErrLimit", err)
@@ -205,7 +177,7 @@ func TestSemantics(t *testing.T) {
 				return
 			}
 			f, res := unpack(t, data)
-			if diff := cmp.Diff(c.want, append([]string{}, brief(t, open(t, f))...)); diff != "" {
+			if diff := cmp.Diff(c.want, append([]string{}, brief(t, OpenImage(t, f))...)); diff != "" {
 				t.Error(diff)
 			}
 			if opaque := len(c.want) > 0 && c.want[0] == "./ opaque"; opaque != res.OpaqueRoot {
@@ -256,7 +228,7 @@ func TestAttributes(t *testing.T) {
 		Dir("first/", Mode(0o700), Owner(3, 4), At(Time.Add(1))),
 		Symlink("s", "x", Owner(5, 6), At(time.Unix(-5, 7))),
 	))
-	got, err := Listing(open(t, f))
+	got, err := Listing(OpenImage(t, f))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,10 +268,10 @@ func TestImplied(t *testing.T) {
 		if diff := cmp.Diff(c.want, res.Implied); diff != "" {
 			t.Errorf("%s: %s", c.name, diff)
 		}
-		if err := layer.Inherit(f, res.Size, res.Implied, []*erofs.Image{open(t, f)}); err != nil {
+		if err := layer.Inherit(f, res.Size, res.Implied, []*erofs.Image{OpenImage(t, f)}); err != nil {
 			t.Errorf("%s: from itself: %v", c.name, err)
 		}
-		open(t, f)
+		OpenImage(t, f)
 	}
 }
 
@@ -348,7 +320,7 @@ func TestCompression(t *testing.T) {
 		{"not an archive", Tar, []byte(strings.Repeat("hello, world", 100)), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFile(t)
+			f := NewImage(t)
 			res, err := layer.Unpack(t.Context(), blobOf(c.blob, c.mediaType), f, layer.Limits{})
 			if c.stream == nil {
 				if !errors.Is(err, layer.ErrInvalid) {
@@ -363,7 +335,7 @@ func TestCompression(t *testing.T) {
 			if want := digest.FromBytes(c.stream); res.DiffIDs[0] != want {
 				t.Errorf("diff id %s, want %s", res.DiffIDs[0], want)
 			}
-			if got := brief(t, open(t, f)); len(got) != 1 {
+			if got := brief(t, OpenImage(t, f)); len(got) != 1 {
 				t.Errorf("%d entries, want 1", len(got))
 			}
 		})
@@ -379,7 +351,7 @@ func flip(b []byte, at int) []byte {
 
 func TestMediaType(t *testing.T) {
 	for _, mediaType := range []string{"", "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip+encrypted"} {
-		_, err := layer.Unpack(t.Context(), blobOf(Archive(t), mediaType), newFile(t), layer.Limits{})
+		_, err := layer.Unpack(t.Context(), blobOf(Archive(t), mediaType), NewImage(t), layer.Limits{})
 		if !errors.Is(err, layer.ErrMediaType) || !strings.Contains(err.Error(), "tar+zstd") {
 			t.Errorf("%q: %v, want ErrMediaType and what there is", mediaType, err)
 		}
@@ -404,7 +376,7 @@ func TestSourceFails(t *testing.T) {
 	lost := fmt.Errorf("disk on fire: %w", io.EOF) // not the end of the blob
 	plain := Archive(t, File("a", strings.Repeat("x", 1<<20)))
 	for _, data := range [][]byte{plain[:0], plain[:3], plain[:600000], Compress(t, plain)[:200], plain} {
-		_, err := layer.Unpack(t.Context(), layer.Blob{Reader: failing{bytes.NewReader(data), lost}, MediaType: Tar}, newFile(t), layer.Limits{})
+		_, err := layer.Unpack(t.Context(), layer.Blob{Reader: failing{bytes.NewReader(data), lost}, MediaType: Tar}, NewImage(t), layer.Limits{})
 		if !errors.Is(err, lost) || errors.Is(err, layer.ErrInvalid) {
 			t.Errorf("after %d bytes: %v, want that of the blob", len(data), err)
 		}
@@ -436,7 +408,7 @@ func TestCancelled(t *testing.T) {
 		t.Fatal(err)
 	}
 	blob := layer.Blob{Reader: io.MultiReader(&head, &endless{cancel: cancel}), MediaType: Tar}
-	if _, err := layer.Unpack(ctx, blob, newFile(t), layer.Limits{}); !errors.Is(err, errEnough) {
+	if _, err := layer.Unpack(ctx, blob, NewImage(t), layer.Limits{}); !errors.Is(err, errEnough) {
 		t.Errorf("error %v, want the cause of the end", err)
 	}
 }

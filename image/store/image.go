@@ -186,23 +186,32 @@ func (s *Store) readImage(file string) (*Image, error) {
 
 // Images lists the images by name.
 func (s *Store) Images() ([]*Image, error) {
-	files, err := s.records(imagesDir, recordSuffix)
+	images, err := readRecords(s, imagesDir, recordSuffix, s.readImage)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}
-	var images []*Image
+	slices.SortFunc(images, func(a, b *Image) int { return strings.Compare(a.Name, b.Name) })
+	return images, nil
+}
+
+// readRecords reads all files of a folder that have the suffix and are whole.
+func readRecords[T any](s *Store, dir, suffix string, read func(file string) (*T, error)) ([]*T, error) {
+	files, err := s.records(dir, suffix)
+	if err != nil {
+		return nil, err
+	}
+	var all []*T
 	for _, file := range files {
-		img, err := s.readImage(file)
+		record, err := read(file)
 		if missing(err) {
 			continue // removed just now
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list images: %w", err)
+			return nil, err
 		}
-		images = append(images, img)
+		all = append(all, record)
 	}
-	slices.SortFunc(images, func(a, b *Image) int { return strings.Compare(a.Name, b.Name) })
-	return images, nil
+	return all, nil
 }
 
 // records lists the files of a folder that have the suffix and are whole.

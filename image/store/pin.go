@@ -96,20 +96,9 @@ func (s *Store) Pinned(container string) (*Pin, error) {
 
 // Pins lists the pins.
 func (s *Store) Pins() ([]*Pin, error) {
-	files, err := s.records(containersDir, pinSuffix)
+	pins, err := readRecords(s, containersDir, pinSuffix, s.readPin)
 	if err != nil {
 		return nil, fmt.Errorf("list pins: %w", err)
-	}
-	var pins []*Pin
-	for _, file := range files {
-		p, err := s.readPin(file)
-		if missing(err) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list pins: %w", err)
-		}
-		pins = append(pins, p)
 	}
 	return pins, nil
 }

@@ -43,8 +43,9 @@ func goalsOf(ours, theirs []result) []goal {
 			goal{"wall", ratio(func(r result) float64 { return r.wall }), wallGoal, "of containerd's"},
 			goal{"CPU", ratio(func(r result) float64 { return r.cpu }), cpuGoal, "of containerd's"})
 	}
-	m := medians(ours)
-	return append(goals, goal{"removal", m.remove, removeGoal, "s"}, goal{"peak memory", m.memory, memoryGoal, "MB"})
+	return append(goals,
+		goal{"removal", median(each(ours, func(r result) float64 { return r.remove })), removeGoal, "s"},
+		goal{"peak memory", median(each(ours, func(r result) float64 { return r.memory })), memoryGoal, "MB"})
 }
 
 // printGoals prints a table of the goals, and reports how many were not met.

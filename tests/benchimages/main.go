@@ -5,7 +5,7 @@
 //
 //	hack/bench-images [-n 3] [-size 1] [-tools vc-runtime,containerd] [-budget 15m]
 //
-// It prints a table in Markdown for each image: medians. A last one says which of the
+// It prints a table in Markdown for each image: medians, with the least and the most. A last one says which of the
 // goals are met: no more time than containerd, at most 0.6 times its CPU time, removal
 // in a second, 200 MB of memory. With a budget it begins no
 // round that would not end in time, if it took as long as the last one. Needs root.
@@ -92,14 +92,14 @@ func bench(n, size int, budget time.Duration, only, runtime string) (err error) 
 		}
 		last = time.Since(at)
 	}
+	rounds := len(results[images[0].name+" "+tools[0].name])
+	fmt.Printf("<!-- bench: images -->\n\nMedians of %d interleaved rounds, `-size %d`.\n", rounds, size)
 	for _, img := range images {
 		fmt.Printf("\n%s: %s\n\n| | wall s | CPU s | written MB | peak memory MB | removal s |\n|---|---|---|---|---|---|\n", img.name, img.what)
 		for _, t := range tools {
-			if len(results[img.name+" "+t.name]) == 0 {
-				continue
+			if rs := results[img.name+" "+t.name]; len(rs) > 0 {
+				fmt.Printf("| %s | %s |\n", t.name, spreads(rs))
 			}
-			r := medians(results[img.name+" "+t.name])
-			fmt.Printf("| %s | %.2f | %.2f | %.0f | %.0f | %.2f |\n", t.name, r.wall, r.cpu, r.written, r.memory, r.remove)
 		}
 	}
 	fmt.Printf("\nGoals of vc-runtime:\n\n| image | | is | at most | |\n|---|---|---|---|---|\n")
@@ -107,7 +107,7 @@ func bench(n, size int, budget time.Duration, only, runtime string) (err error) 
 	for _, img := range images {
 		missed += printGoals(os.Stdout, img.name, goalsOf(results[img.name+" vc-runtime"], results[img.name+" containerd"]))
 	}
-	fmt.Printf("\n%d goals missed.\n", missed)
+	fmt.Printf("\n%d goals missed.\n\n<!-- end -->\n\n", missed)
 	return nil
 }
 
@@ -210,17 +210,29 @@ func measure(t *tool, image string) (result, error) {
 	return r, nil
 }
 
-func medians(rs []result) result {
-	middle := func(of func(result) float64) float64 {
-		var all []float64
-		for _, r := range rs {
-			all = append(all, of(r))
-		}
-		return median(all)
+// spreads are the cells of a row: medians, with the least and the most.
+func spreads(rs []result) string {
+	var cells []string
+	for _, column := range []struct {
+		format string
+		of     func(result) float64
+	}{
+		{"%.2f (%.2f–%.2f)", func(r result) float64 { return r.wall }},
+		{"%.2f (%.2f–%.2f)", func(r result) float64 { return r.cpu }},
+		{"%.0f (%.0f–%.0f)", func(r result) float64 { return r.written }},
+		{"%.0f (%.0f–%.0f)", func(r result) float64 { return r.memory }},
+		{"%.2f (%.2f–%.2f)", func(r result) float64 { return r.remove }},
+	} {
+		all := each(rs, column.of)
+		cells = append(cells, fmt.Sprintf(column.format, median(all), slices.Min(all), slices.Max(all)))
 	}
-	return result{
-		wall: middle(func(r result) float64 { return r.wall }), cpu: middle(func(r result) float64 { return r.cpu }),
-		remove: middle(func(r result) float64 { return r.remove }), written: middle(func(r result) float64 { return r.written }),
-		memory: middle(func(r result) float64 { return r.memory }),
+	return strings.Join(cells, " | ")
+}
+
+func each(rs []result, of func(result) float64) []float64 {
+	var all []float64
+	for _, r := range rs {
+		all = append(all, of(r))
 	}
+	return all
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,11 +19,14 @@ import (
 const programs = "/iperf"
 
 // Each connection has a server of its own, on a port of its own: between two clients a
-// server stops listening for a moment.
+// server stops listening for a moment. So many are made to a pod in each round.
 const (
-	firstPort = 5201
-	servers   = 4
+	firstPort   = 5201
+	connections = 4
 )
+
+// tableRounds is how often the ways take turns for a table.
+const tableRounds = 3
 
 // Datagrams are sent at a rate, in bits each second, and a size that leave an emulated
 // guest on a busy machine the time to read them.
@@ -38,38 +42,56 @@ type way struct {
 }
 
 // ways are all; the last is for comparison only.
-func ways(seconds int) []way {
-	list := []way{
+func ways() []way {
+	return []way{
 		{"vc-runtime, tc", func(e *testenv.Env) *testenv.Env { return e }},
 		{"vc-runtime, macvtap", func(e *testenv.Env) *testenv.Env {
 			return e.Configured(testenv.Settings{"network.mode": `"macvtap"`})
 		}},
+		{"runc", nil},
 	}
-	if seconds > 1 {
-		list = append(list, way{"runc", nil})
-	}
-	return list
 }
 
 // Nothing is lost, whoever sends.
 func TestIperf(t *testing.T) {
-	seconds := 1
 	if s := os.Getenv("VC_IPERF"); s != "" {
-		var err error
-		if seconds, err = strconv.Atoi(s); err != nil {
+		seconds, err := strconv.Atoi(s)
+		if err != nil {
 			t.Fatal(err)
 		}
+		printTable(t, seconds)
+		return
 	}
-	var table strings.Builder
-	for i, w := range ways(seconds) {
-		t.Run(w.name, func(t *testing.T) {
-			e := newEnv(t, w)
-			fmt.Fprintf(&table, "| %s |%s\n", w.name, measure(e, i, seconds))
-		})
+	for i, w := range ways() {
+		if w.env != nil {
+			t.Run(w.name, func(t *testing.T) { newSite(newEnv(t, w), i, 1).round(1, i == 0) })
+		}
 	}
-	if seconds > 1 {
-		fmt.Printf("| | %s |\n|---|%s\n%s", strings.Join(columns, " | "), strings.Repeat("---|", len(columns)), table.String())
+}
+
+// printTable has all ways take turns, and prints what came through: medians, with
+// the least and the most.
+func printTable(t *testing.T, seconds int) {
+	var sites []*site
+	for i, w := range ways() {
+		sites = append(sites, newSite(newEnv(t, w), i, tableRounds))
 	}
+	for range tableRounds {
+		for _, s := range sites {
+			s.round(seconds, true)
+		}
+	}
+	fmt.Printf("<!-- bench: network -->\n\nTCP, Mbit/s, medians of %d rounds in turns of %d s for each stream:\n\n| | %s |\n|---|%s\n",
+		tableRounds, seconds, strings.Join(columns, " | "), strings.Repeat("---|", len(columns)))
+	for i, w := range ways() {
+		fmt.Printf("| %s |", w.name)
+		for _, rates := range sites[i].rates {
+			slices.Sort(rates)
+			fmt.Printf(" %.0f (%.0f–%.0f) |", rates[len(rates)/2], rates[0], rates[len(rates)-1])
+		}
+		fmt.Printf(" 0 of %d |\n", sites[i].sent)
+	}
+	fmt.Printf("\n<!-- end -->\n\n")
 }
 
 // columns are what is measured, in order.
@@ -93,39 +115,48 @@ type peer struct {
 	served  int    // how many connections its servers have had
 }
 
-// measure makes two pods, each with a server, has all talk to all, and gives the
-// cells of a row.
-func measure(e *testenv.Env, subnet, seconds int) (cells string) {
+// site is two pods on a bridge, each with servers, and what came through.
+type site struct {
+	pods  []*peer
+	host  *peer
+	rates [3][]float64 // Mbit/s, by column
+	sent  int          // datagrams, of which none was lost
+}
+
+// newSite makes the pods, with servers for so many rounds.
+func newSite(e *testenv.Env, subnet, rounds int) *site {
 	e.Helper()
 	net := func(host int) string { return fmt.Sprintf("10.77.%d.%d", subnet, host) }
 	folder := collect(e)
 	bridge := e.NewBridge(fmt.Sprintf("vcbr%d", subnet), net(1)+"/24")
-	var pods []*peer
+	servers := connections * rounds
 	serve := fmt.Sprintf("for port in $(seq %d %d); do %s --one-off --port $port >/dev/null & done; wait; sleep 1000000",
 		firstPort, firstPort+servers-1, strings.Join(iperf(programs, "--server"), " "))
+	s := &site{host: &peer{e: e, address: net(1), folder: folder}}
 	for i := range 2 {
 		p := &peer{e: e, address: net(2 + i), folder: folder}
 		netns := bridge.Pod(p.address + "/24")
 		c := e.Started(nil, testenv.NetworkNamespace(netns), testenv.Bind(folder, programs, "ro"),
 			testenv.Shell(serve))
 		p.id = c.ID
-		p.awaitServers()
-		pods = append(pods, p)
+		p.awaitServers(servers)
+		s.pods = append(s.pods, p)
 	}
-	host := &peer{e: e, address: net(1), folder: folder}
-	rate := func(from, to *peer, reverse bool) string {
-		s := from.stream(to, seconds, reverse)
-		return fmt.Sprintf(" %.0f Mbit/s |", s/1e6)
+	return s
+}
+
+// round has the pods talk to each other and, where that is wanted, to the host.
+func (s *site) round(seconds int, withHost bool) {
+	one, other := s.pods[0], s.pods[1]
+	s.rates[0] = append(s.rates[0], one.stream(other, seconds, false)/1e6)
+	one.stream(other, seconds, true)
+	s.sent += one.datagrams(other, seconds, false) + one.datagrams(other, seconds, true)
+	if !withHost {
+		return // nothing differs there
 	}
-	cells = rate(pods[0], pods[1], false)
-	rate(pods[0], pods[1], true)
-	sent := pods[0].datagrams(pods[1], seconds, false) + pods[0].datagrams(pods[1], seconds, true)
-	if seconds == 1 && subnet > 0 {
-		return "" // the short form: the rest differs in nothing
-	}
-	cells += rate(host, pods[0], false) + rate(host, pods[0], true)
-	sent += host.datagrams(pods[0], seconds, false) + host.datagrams(pods[0], seconds, true)
-	return cells + fmt.Sprintf(" 0 of %d |", sent)
+	s.rates[1] = append(s.rates[1], s.host.stream(one, seconds, false)/1e6)
+	s.rates[2] = append(s.rates[2], s.host.stream(one, seconds, true)/1e6)
+	s.sent += s.host.datagrams(one, seconds, false) + s.host.datagrams(one, seconds, true)
 }
 
 // report is what of iperf3's JSON is looked at.
@@ -200,7 +231,7 @@ func (p *peer) String() string {
 }
 
 // awaitServers waits until all servers listen, which they tell nobody.
-func (p *peer) awaitServers() {
+func (p *peer) awaitServers(servers int) {
 	p.e.Helper()
 	const listening = " 0A " // proc(5): the state TCP_LISTEN
 	testenv.Eventually(p.e, time.Minute, func() error {

@@ -2,8 +2,9 @@
 // containers and the host, with Debian's iperf3: nothing may be lost. The pods are on
 // a bridge in network namespaces that the test makes; the host is the suite's own.
 //
-//	VC_IPERF  seconds for each stream; prints a table with runc on the same bridge
-//	          beside it (`hack/bench-network`). One second, and no table, if unset.
+//	VC_IPERF  seconds for each stream; sends several times in turns, with runc
+//	          beside it, and prints a table (`hack/bench-network`). One second, once,
+//	          and no table, if unset.
 package iperf
 
 import (

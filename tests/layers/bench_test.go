@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,10 +122,6 @@ func smallFiles(t testing.TB) string {
 // cost is what something took, in seconds and MB.
 type cost struct{ wall, cpu, memory float64 }
 
-func (c *cost) add(o cost) {
-	c.wall, c.cpu, c.memory = c.wall+o.wall, c.cpu+o.cpu, max(c.memory, o.memory)
-}
-
 // run runs a program, and then what makes it last.
 func run(t testing.TB, cmd *exec.Cmd, after func() error) cost {
 	t.Helper()
@@ -142,16 +139,29 @@ func run(t testing.TB, cmd *exec.Cmd, after func() error) cost {
 }
 
 // BenchmarkUnpack unpacks layers to an image, and with tar to a folder, one
-// after the other, up to when they are on the disk; and removes both.
+// after the other, up to when they are on the disk; and removes both. It prints a
+// table: medians, with the least and the most.
 //
-//	go test -run '^$' -bench Unpack -benchtime 5x ./tests/layers
+//	hack/bench-unpack [RUNS]
 func BenchmarkUnpack(b *testing.B) {
 	needRoot(b)
-	for name, blob := range map[string]func(testing.TB) string{
-		"debian": func(t testing.TB) string { return compressed(t, packed(t, debian(t))) }, "small files": smallFiles,
+	var table strings.Builder
+	runs := 0
+	for _, layer := range []struct {
+		name string
+		blob func(testing.TB) string
+	}{
+		{"Debian (minbase)", func(t testing.TB) string { return compressed(t, packed(t, debian(t))) }},
+		{"50,000 files of up to 4 KiB", smallFiles},
 	} {
-		b.Run(name, func(b *testing.B) { benchmark(b, blob(b)) })
+		b.Run(layer.name, func(b *testing.B) {
+			table.WriteString(benchmark(b, layer.name, layer.blob(b)))
+			runs = b.N
+		})
 	}
+	fmt.Printf("<!-- bench: unpack -->\n\nUnpacking a layer, medians of %d interleaved runs; image against tar in each run:\n\n"+
+		"| layer | image: wall s | CPU s | peak memory MB | tar: wall s | CPU s | wall | CPU | removal: image s | folder s |\n|---|---|---|---|---|---|---|---|---|---|\n%s\n<!-- end -->\n\n",
+		runs, table.String())
 }
 
 // compressed compresses a file.
@@ -163,7 +173,8 @@ func compressed(t testing.TB, name string) string {
 	return name + ".gz"
 }
 
-func benchmark(b *testing.B, blob string) {
+// benchmark gives a row of the table.
+func benchmark(b *testing.B, name, blob string) string {
 	dir := b.TempDir()
 	image, folder := filepath.Join(dir, "image"), filepath.Join(dir, "folder")
 	self, err := os.Executable()
@@ -177,27 +188,28 @@ func benchmark(b *testing.B, blob string) {
 	defer d.Close()
 	sync := func() error { return unix.Syncfs(int(d.Fd())) }
 	nothing := func() error { return nil }
-	var ours, tars, oursGone, tarsGone cost
+	var columns [9][]float64
 	for b.Loop() {
 		if err := sync(); err != nil {
 			b.Fatal(err)
 		}
 		cmd := exec.Command(self, blob, image)
 		cmd.Env = append(os.Environ(), unpackEnv+"=1")
-		ours.add(run(b, cmd, nothing))
+		ours := run(b, cmd, nothing)
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			b.Fatal(err)
 		}
-		tars.add(run(b, exec.Command(tool(b, "tar"), "--extract", "--gzip", "--xattrs", "--file", blob, "--directory", folder), sync))
-		oursGone.add(run(b, exec.Command("rm", image), sync))
-		tarsGone.add(run(b, exec.Command("rm", "-r", folder), sync))
+		tars := run(b, exec.Command(tool(b, "tar"), "--extract", "--gzip", "--xattrs", "--file", blob, "--directory", folder), sync)
+		oursGone := run(b, exec.Command("rm", image), sync)
+		tarsGone := run(b, exec.Command("rm", "-r", folder), sync)
+		for i, x := range []float64{ours.wall, ours.cpu, ours.memory, tars.wall, tars.cpu, ours.wall / tars.wall, ours.cpu / tars.cpu, oursGone.wall, tarsGone.wall} {
+			columns[i] = append(columns[i], x)
+		}
 	}
-	n := float64(b.N)
-	b.ReportMetric(0, "ns/op")
-	for unit, value := range map[string]float64{
-		"image-s": ours.wall / n, "image-cpu-s": ours.cpu / n, "image-peak-MB": ours.memory, "tar-s": tars.wall / n, "tar-cpu-s": tars.cpu / n,
-		"wall-ratio": ours.wall / tars.wall, "cpu-ratio": ours.cpu / tars.cpu, "rm-image-s": oursGone.wall / n, "rm-folder-s": tarsGone.wall / n,
-	} {
-		b.ReportMetric(value, unit)
+	row := "| " + name + " |"
+	for _, x := range columns {
+		slices.Sort(x)
+		row += fmt.Sprintf(" %.2f (%.2f–%.2f) |", (x[(len(x)-1)/2]+x[len(x)/2])/2, x[0], x[len(x)-1])
 	}
+	return row + "\n"
 }

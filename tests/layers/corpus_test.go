@@ -41,7 +41,7 @@ func corpus(t *testing.T, fuzz string) map[string][]byte {
 func valid(t *testing.T, layers ...[]byte) bool {
 	t.Helper()
 	for _, data := range layers {
-		f := create(t)
+		f := NewImage(t)
 		_, err := layer.Unpack(t.Context(), layer.Blob{Reader: bytes.NewReader(data), MediaType: Tar}, f, layer.Limits{Bytes: 64 << 20})
 		if err != nil && !errors.Is(err, layer.ErrInvalid) && !errors.Is(err, layer.ErrLimit) {
 			t.Fatal(err)

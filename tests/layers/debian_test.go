@@ -52,7 +52,7 @@ func TestDebian(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer blob.Close()
-	f := create(t)
+	f := NewImage(t)
 	if _, err := layer.Unpack(t.Context(), layer.Blob{Reader: blob, MediaType: Tar}, f, layer.Limits{}); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestHuge(t *testing.T) {
 	needRoot(t)
 	const size = 5<<30 + 1000
 	pieces := map[int64]string{0: "begin", 4<<30 + 5: "middle", size - 3: "end"}
-	f := create(t)
+	f := NewImage(t)
 	blob := layer.Blob{Reader: bytes.NewReader(Join(Sparse("huge", size, pieces, 0, 4<<30+5, size-3))), MediaType: Tar}
 	if _, err := layer.Unpack(t.Context(), blob, f, layer.Limits{}); err != nil {
 		t.Fatal(err)

@@ -115,11 +115,11 @@ func unpacked(t *testing.T, items [][]Item) (images []*os.File) {
 	t.Helper()
 	var below []*erofs.Image
 	for n, layerItems := range items {
-		f := create(t)
+		f := NewImage(t)
 		blob := layer.Blob{Reader: bytes.NewReader(Archive(t, layerItems...)), MediaType: Tar}
 		res, err := layer.Unpack(t.Context(), blob, f, layer.Limits{})
 		if n == 0 {
-			f = create(t)
+			f = NewImage(t)
 			blob.Reader = bytes.NewReader(Archive(t, layerItems...))
 			res, err = layer.Merge(t.Context(), []layer.Blob{blob}, f, layer.Limits{})
 		}
@@ -166,7 +166,7 @@ func mergedImage(t *testing.T, items [][]Item) *os.File {
 	for _, layerItems := range items {
 		blobs = append(blobs, layer.Blob{Reader: bytes.NewReader(Archive(t, layerItems...)), MediaType: Tar})
 	}
-	f := create(t)
+	f := NewImage(t)
 	res, err := layer.Merge(t.Context(), blobs, f, layer.Limits{})
 	if err != nil {
 		t.Fatal(err)

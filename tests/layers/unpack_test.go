@@ -17,21 +17,10 @@ import (
 	. "github.com/vc-runtime/vc-runtime/image/layer/layertest"
 )
 
-// create makes an empty file that goes with the test.
-func create(t testing.TB) *os.File {
-	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "layer.erofs"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
 // unpack unpacks a layer into a file, and has it checked.
 func unpack(t testing.TB, blob []byte) *os.File {
 	t.Helper()
-	f := create(t)
+	f := NewImage(t)
 	if _, err := layer.Unpack(t.Context(), layer.Blob{Reader: bytes.NewReader(blob), MediaType: Tar}, f, layer.Limits{}); err != nil {
 		t.Fatal(err)
 	}
@@ -42,17 +31,7 @@ func unpack(t testing.TB, blob []byte) *os.File {
 // check checks an image with our program and erofs-utils'.
 func check(t testing.TB, f *os.File) *erofs.Image {
 	t.Helper()
-	st, err := f.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := erofs.Open(f, st.Size())
-	if err == nil {
-		err = erofs.Check(t.Context(), m)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := OpenImage(t, f)
 	if out, err := exec.Command(tool(t, "fsck.erofs"), "--extract", f.Name()).CombinedOutput(); err != nil {
 		t.Fatalf("fsck.erofs: %v\n%s", err, out)
 	}

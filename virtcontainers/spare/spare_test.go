@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/statetest"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 )
 
@@ -75,26 +76,9 @@ func TestKeyOf(t *testing.T) {
 // What the host's last boot has left is of no use, and removed. Nothing is
 // signalled for it: its pids are others' now.
 func TestAnotherBoot(t *testing.T) {
-	store, err := state.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := state.Self()
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := state.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for id, of := range map[string]string{"old": "another boot", "new": boot} {
-		if _, err := store.MakeSpareDir(id); err != nil {
-			t.Fatal(err)
-		}
-		if err := store.SaveSpare(id, &state.Spare{Monitor: self, VM: self, BootID: of, Ready: true}); err != nil {
-			t.Fatal(err)
-		}
-	}
+	store := statetest.Store(t)
+	statetest.AddSpare(t, store, "new", func(sp *state.Spare) { sp.VM, sp.Ready = sp.Monitor, true })
+	statetest.AddSpare(t, store, "old", func(sp *state.Spare) { sp.VM, sp.Ready, sp.BootID = sp.Monitor, true, "another boot" })
 	ended, err := EndAll(context.Background(), store, func(sp *state.Spare) bool { return !Lives(sp) })
 	if err != nil || len(ended) != 1 || ended[0] != "old" {
 		t.Errorf("ended: %v %v", ended, err)
