@@ -128,12 +128,10 @@ demo: ## the life of one container, with times (needs root)
 	$(MAKE) build guest
 	hack/demo
 
-bench: build guest ## every figure of docs/benchmarks.md, beside runc, crun, runsc and others: an hour or more (needs root and `make deps`)
-	SPARES=1 GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench -n 10 -svg docs/plots
-	GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench-files
-	hack/bench-images
-	hack/bench-network
-	$(GO) test -run '^$$' -bench Unpack -benchtime 5x ./tests/layers
+bench: ## the tables of docs/benchmarks.md and the plots, beside runc, crun, runsc and others: some 40 minutes (needs root)
+	hack/deps build run test bench
+	$(MAKE) build guest debian
+	GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench-all
 
 install: build guest ## into $(DESTDIR)$(PREFIX): bin and lib/vc-runtime/guest
 	install -D -m 0755 bin/vc-runtime $(DESTDIR)$(PREFIX)/bin/vc-runtime

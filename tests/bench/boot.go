@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -78,36 +77,27 @@ func (b *bench) boots() error {
 		"| guest image | | by hand | bare | ours | ours/by hand | ours/bare | to the first image |\n|---|---|---|---|---|---|---|---|\n", b.n)
 	wall := func(x boot) float64 { return x.wall }
 	cpu := func(x boot) float64 { return x.cpu }
+	first := b.images[0]
 	for _, image := range b.images {
-		first := b.images[0]
 		printBoots(filepath.Base(image)+" | wall", wall, plain[image], bare[image], ours[image], ours[first])
 		printBoots(" | CPU", cpu, plain[image], bare[image], ours[image], ours[first])
+		b.bootGoals(image, median(each(plain[image], cpu)), median(each(bare[image], cpu)), median(each(ours[image], cpu)), median(each(ours[first], cpu)))
 	}
 	return nil
 }
 
 func printBoots(name string, of func(boot) float64, plain, bare, ours, first []boot) {
-	our := middle(ours, of)
-	fmt.Printf("| %s | %s | %s | %s | %.2f | %.2f | %.2f |\n", name, spread(plain, of), spread(bare, of), spread(ours, of),
-		our/middle(plain, of), our/middle(bare, of), our/middle(first, of))
+	our := median(each(ours, of))
+	fmt.Printf("| %s | %s | %s | %s | %.2f | %.2f | %.2f |\n", name, spread(each(plain, of)), spread(each(bare, of)), spread(each(ours, of)),
+		our/median(each(plain, of)), our/median(each(bare, of)), our/median(each(first, of)))
 }
 
-// middle is a median.
-func middle(boots []boot, of func(boot) float64) float64 {
+func each(boots []boot, of func(boot) float64) []float64 {
 	var all []float64
 	for _, x := range boots {
 		all = append(all, of(x))
 	}
-	return median(all)
-}
-
-// spread is a median with the least and the most.
-func spread(boots []boot, of func(boot) float64) string {
-	var all []float64
-	for _, x := range boots {
-		all = append(all, of(x))
-	}
-	return fmt.Sprintf("%.0f (%.0f–%.0f)", median(all), slices.Min(all), slices.Max(all))
+	return all
 }
 
 // bootConfig is the machine that the default configuration gives a container.

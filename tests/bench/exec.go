@@ -18,9 +18,8 @@ import (
 // time is read.
 const settleExec = 300 * time.Millisecond
 
-// execs measures where the time of an exec of `true` goes, of the runtimes that
-// can be traced: the CPU time of each process, the blocks of guest code that are
-// translated for it, and a timeline.
+// execs measures where the time of an exec of `true` goes: the CPU time of each
+// process, and the blocks of guest code that are translated for it.
 func (b *bench) execs() error {
 	for _, rt := range b.rts {
 		if title(rt) != "vc-runtime" {
@@ -53,8 +52,7 @@ func (b *bench) sleeper(rt, id string) (*driver, func() error, error) {
 	return d, end, nil
 }
 
-// execTimes prints the CPU time that an exec takes of each process, and traces
-// the last one.
+// execTimes prints the CPU time that an exec takes of each process.
 func (b *bench) execTimes(rt string) (err error) {
 	d, end, err := b.sleeper(rt, "exec")
 	if err != nil {
@@ -87,6 +85,20 @@ func (b *bench) execTimes(rt string) (err error) {
 		x := later[name]
 		fmt.Printf("| %s | %.1f | %.1f (%.1f–%.1f) |\n", name, first[name], median(x), slices.Min(x), slices.Max(x))
 	}
+	fmt.Println()
+	return nil
+}
+
+// execTimeline traces an exec in a container that has had one.
+func (b *bench) execTimeline(rt string) (err error) {
+	d, end, err := b.sleeper(rt, "exec-timeline")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	if err := d.run("exec", d.id, "/bin/true"); err != nil {
+		return err
+	}
 	path := filepath.Join(b.dir, "exec.json")
 	traced := *d
 	traced.rt = append(d.rt[:len(d.rt):len(d.rt)], "--trace", path)
@@ -101,7 +113,7 @@ func (b *bench) execTimes(rt string) (err error) {
 	if err := trace.Summary(&text, ofCommand(events, "exec")); err != nil {
 		return err
 	}
-	fmt.Printf("\nOne of them, traced:\n\n```\n%s```\n\n", text.String())
+	fmt.Printf("\nAn exec of `true`, traced:\n\n```\n%s```\n", text.String())
 	return nil
 }
 
@@ -143,11 +155,11 @@ func (b *bench) execBlocks(rt, image string) error {
 		for i, name := range []string{"first", "later"} {
 			fmt.Printf("| %s | %s |", cache, name)
 			for _, column := range []string{"kernel", "modules", "programs", "all"} {
-				x := got[column][:1]
-				if i > 0 {
-					x = got[column][1:]
+				if i == 0 {
+					fmt.Printf(" %.0f |", got[column][0])
+				} else {
+					fmt.Printf(" %s |", spread(got[column][1:]))
 				}
-				fmt.Printf(" %.0f |", median(slices.Clone(x)))
 			}
 			fmt.Println()
 		}

@@ -6,8 +6,8 @@
 //	go run ./tests/bench -n 10 -rt crun -rt runc -rt "bin/vc-runtime --config F"
 //
 // It prints tables in Markdown: medians with the least and the most in
-// parentheses, in milliseconds; and writes plots with -svg. Needs root and
-// busybox.
+// parentheses, in milliseconds; and writes plots with -svg. Each part stands
+// between marks, by which hack/bench-report finds it. Needs root and busybox.
 package main
 
 import (
@@ -40,6 +40,7 @@ type bench struct {
 	counts []int         // of containers at once
 	images list          // guest images to boot
 	spares list          // those of rts that have spare machines
+	goals  []goal        // that were measured, and what has become of them
 
 	*reaper
 	dir   string // scratch
@@ -52,8 +53,9 @@ var parts = []struct {
 	name string
 	run  func(*bench) error
 }{
-	{"cycle", (*bench).cycles}, {"ops", (*bench).operations}, {"many", (*bench).many},
+	{"machine", (*bench).machine}, {"cycle", (*bench).cycles}, {"ops", (*bench).operations}, {"many", (*bench).many},
 	{"memory", (*bench).memory}, {"boot", (*bench).boots}, {"blocks", (*bench).blocks}, {"exec", (*bench).execs}, {"timeline", (*bench).timeline},
+	{"goals", (*bench).printGoals},
 }
 
 func main() {
@@ -70,7 +72,12 @@ func main() {
 	}
 	all := strings.Join(names, ",")
 	what := flag.String("what", all, "what to measure, of "+all)
+	limit := flag.Duration("limit", time.Hour, "for all of it")
 	flag.Parse()
+	time.AfterFunc(*limit, func() {
+		fmt.Fprintf(os.Stderr, "bench: not done after %v (-limit)\n", *limit)
+		os.Exit(1)
+	})
 	if err := b.run(strings.Split(*what, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -106,10 +113,14 @@ func (b *bench) run(what []string) error {
 				continue
 			}
 			known = true
+			if err := b.drain(); err != nil {
+				return err
+			}
+			fmt.Printf("<!-- bench: %s -->\n\n", name)
 			if err := p.run(b); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
-			fmt.Println()
+			fmt.Printf("\n<!-- end -->\n\n")
 		}
 		if !known {
 			return fmt.Errorf("-what %q: unknown", name)
@@ -139,6 +150,7 @@ func (b *bench) cycles() error {
 	}
 	fmt.Printf("create, start, wait, delete of `true`, and CPU time of the container's cgroup, %d interleaved runs, ms:\n\n", b.n)
 	b.table(append(phases[:len(phases):len(phases)], "CPU time"), times)
+	b.compare("cycle", times)
 	return b.plotPhases(times)
 }
 
@@ -148,6 +160,21 @@ func (b *bench) fill(d *driver) error {
 		return nil
 	}
 	return d.run("spare", "create")
+}
+
+// drain ends the spare machines that a part has left, or has others make, so that
+// the next one neither counts them nor shares the processors with them.
+func (b *bench) drain() error {
+	for _, rt := range b.spares {
+		d, err := b.driver(rt, "drain")
+		if err == nil {
+			err = d.run("spare", "rm")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // samples are measurements by runtime and column.
@@ -169,6 +196,9 @@ func (b *bench) sample(run func(*driver) (map[string]float64, error)) (samples, 
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", rt, err)
 			}
+			if err := b.fill(d); err != nil { // the next one is not to share the processors with a spare that starts
+				return nil, err
+			}
 			if i == 0 {
 				continue // the first run fills caches
 			}
@@ -186,8 +216,7 @@ func (b *bench) table(columns []string, values samples) {
 	for _, rt := range b.rts {
 		fmt.Printf("| %s |", title(rt))
 		for _, column := range columns {
-			x := values[rt][column]
-			fmt.Printf(" %.0f (%.0f–%.0f) |", median(x), slices.Min(x), slices.Max(x))
+			fmt.Printf(" %s |", spread(values[rt][column]))
 		}
 		fmt.Println()
 	}
@@ -197,8 +226,20 @@ func (b *bench) table(columns []string, values samples) {
 func title(rt string) string { return filepath.Base(strings.Fields(rt)[0]) }
 
 func median(x []float64) float64 {
-	slices.Sort(x)
+	x = slices.Sorted(slices.Values(x))
 	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2
+}
+
+// spread is a median with the least and the most.
+func spread(x []float64) string {
+	return fmt.Sprintf("%.0f (%.0f–%.0f)", median(x), slices.Min(x), slices.Max(x))
+}
+
+// withoutSpares are the runtimes that have no spare machines: many at once, and
+// memory, are not compared with those that have, since the next spare is made
+// meanwhile.
+func (b *bench) withoutSpares() []string {
+	return slices.DeleteFunc(slices.Clone(b.rts), func(rt string) bool { return slices.Contains(b.spares, rt) })
 }
 
 // makeBundle makes a bundle with busybox in it that runs args.

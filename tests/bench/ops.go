@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +28,7 @@ func (b *bench) operations() error {
 	}
 	fmt.Printf("Commands on a sleeping container, %d interleaved runs, ms; kill until the pid is gone:\n\n", b.n)
 	b.table(opColumns, times)
+	b.compare("ops", times)
 	return nil
 }
 
@@ -66,31 +66,41 @@ func (d *driver) operations(bundle string) (map[string]float64, error) {
 	return got, d.delete()
 }
 
+// manyRuns is how often many does each number: the larger ones take long.
+const manyRuns = 3
+
 // many runs the whole life of containers at once, for several numbers of them.
 func (b *bench) many() error {
-	total := make(map[string][]float64) // by runtime, in the order of counts
-	for _, n := range b.counts {
-		for _, rt := range b.rts {
-			ms, err := b.together(rt, n)
-			if err != nil {
-				return fmt.Errorf("%d of %s: %w", n, rt, err)
+	rts := b.withoutSpares()
+	got := make(map[string][][]float64) // by runtime, in the order of counts
+	for i, n := range b.counts {
+		for range manyRuns {
+			for _, rt := range rts {
+				ms, err := b.together(rt, n)
+				if err != nil {
+					return fmt.Errorf("%d of %s: %w", n, rt, err)
+				}
+				if len(got[rt]) == i {
+					got[rt] = append(got[rt], nil)
+				}
+				got[rt][i] = append(got[rt][i], ms/float64(n))
 			}
-			total[rt] = append(total[rt], ms)
 		}
 	}
-	fmt.Printf("create, start, wait, delete of `true`, several at once, ms; for each of them in parentheses:\n\n| runtime |")
+	fmt.Printf("create, start, wait, delete of `true`, several at once, ms for each of them, medians of %d interleaved runs:\n\n| runtime |", manyRuns)
 	for _, n := range b.counts {
 		fmt.Printf(" %d |", n)
 	}
 	fmt.Printf("\n|---|%s\n", strings.Repeat("---|", len(b.counts)))
-	for _, rt := range b.rts {
+	for _, rt := range rts {
 		fmt.Printf("| %s |", title(rt))
-		for i, n := range b.counts {
-			fmt.Printf(" %.0f (%.0f) |", total[rt][i], total[rt][i]/float64(n))
+		for i := range b.counts {
+			fmt.Printf(" %s |", spread(got[rt][i]))
 		}
 		fmt.Println()
+		b.manyGoal(rt, median(got[rt][0]), median(got[rt][len(b.counts)-1]))
 	}
-	return b.plotMany(total)
+	return b.plotMany(rts, got)
 }
 
 // together gives the time from the first create to the last delete.
@@ -121,92 +131,4 @@ func (b *bench) together(rt string, n int) (float64, error) {
 	default:
 		return ms, nil
 	}
-}
-
-// sleepers is how many containers memory starts.
-const sleepers = 4
-
-// memory measures what the processes of sleeping containers take: of the last of
-// several, one by one, and what each further one adds to all.
-func (b *bench) memory() error {
-	fmt.Printf("Memory of one of %d sleeping containers after %s, kB. PSS divides what is shared by those who share it; private is nobody else's. "+
-		"VM is the guest's memory on the host, mapped or not.\n\n| runtime | process | RSS | PSS | private | VM |\n|---|---|---|---|---|---|\n", sleepers, b.settle)
-	for _, rt := range b.rts {
-		if err := b.memoryOf(rt); err != nil {
-			return fmt.Errorf("%s: %w", rt, err)
-		}
-	}
-	return nil
-}
-
-func (b *bench) memoryOf(rt string) error {
-	var first, last footprint
-	var before map[int]bool
-	for i := range sleepers {
-		before = make(map[int]bool)
-		for _, pid := range descendants(os.Getpid()) {
-			before[pid] = true
-		}
-		d, err := b.driver(rt, fmt.Sprintf("sleep-%d", i))
-		if err != nil {
-			return err
-		}
-		if _, err := d.create(b.sleep); err != nil {
-			return err
-		}
-		defer d.run("delete", "--force", d.id)
-		if err := d.run("start", d.id); err != nil {
-			return err
-		}
-		time.Sleep(b.settle)
-		last = footprint{}
-		for _, pid := range descendants(os.Getpid()) {
-			last.add(footprintOf(pid))
-		}
-		if i == 0 {
-			first = last
-		}
-	}
-	name := title(rt)
-	var own footprint
-	for _, pid := range descendants(os.Getpid()) {
-		if before[pid] {
-			continue
-		}
-		f := footprintOf(pid)
-		own.add(f)
-		fmt.Printf("| %s | %s | %d | %d | %d | %d |\n", name, f.name, f.rss, f.pss, f.private, f.vm)
-	}
-	fmt.Printf("| %s | **all of it** | %d | %d | %d | %d |\n", name, own.rss, own.pss, own.private, own.vm)
-	fmt.Printf("| %s | **each further one adds** | | %d | | |\n", name, (last.pss-first.pss)/(sleepers-1))
-	return nil
-}
-
-// footprint is what processes take, in kB (proc(5), smaps_rollup).
-type footprint struct {
-	name                  string
-	rss, pss, private, vm int
-}
-
-func (f *footprint) add(o footprint) {
-	f.rss, f.pss, f.private, f.vm = f.rss+o.rss, f.pss+o.pss, f.private+o.private, f.vm+o.vm
-}
-
-// processName is the program's, and its sub-command's where it has one.
-func processName(pid int) string {
-	cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	argv := strings.Split(string(cmdline), "\x00")
-	name := filepath.Base(argv[0])
-	if len(argv) > 1 && !strings.HasPrefix(argv[1], "-") {
-		name += " " + argv[1]
-	}
-	return name
-}
-
-func footprintOf(pid int) footprint {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid)) // it may have just ended
-	f := footprint{name: processName(pid), vm: guestMemory(pid)}
-	f.rss, f.pss = value(string(b), "Rss:"), value(string(b), "Pss:")
-	f.private = value(string(b), "Private_Clean:") + value(string(b), "Private_Dirty:")
-	return f
 }

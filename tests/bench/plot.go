@@ -75,7 +75,8 @@ func step(most float64) float64 {
 	return s
 }
 
-// plotPhases draws a bar for each runtime, made of the phases' medians.
+// plotPhases draws a bar for each runtime, made of the phases' medians, and a line
+// from the least total to the most.
 func (b *bench) plotPhases(times samples) error {
 	if b.svg == "" {
 		return nil
@@ -87,9 +88,9 @@ func (b *bench) plotPhases(times samples) error {
 		for _, name := range names {
 			sum += median(times[rt][name])
 		}
-		most = max(most, sum)
+		most = max(most, sum, slices.Max(times[rt]["total"]))
 	}
-	p := newPlot(fmt.Sprintf("create, start, wait, delete of `true`: medians of %d runs, ms", b.n))
+	p := newPlot(fmt.Sprintf("create, start, wait, delete of `true`: medians of %d runs, ms; the least and the most", b.n))
 	p.legend(names)
 	scale := (plotWidth - plotLeft - plotRight) / most
 	for at := 0.0; at <= most; at += step(most) {
@@ -107,24 +108,25 @@ func (b *bench) plotPhases(times samples) error {
 			p.box(x, y+row*0.15, w, row*0.7, colours[j])
 			x += w
 		}
+		total := times[rt]["total"]
+		p.line(plotLeft+slices.Min(total)*scale, y+row/2, plotLeft+slices.Max(total)*scale, y+row/2, "black")
 	}
 	return p.write(b.svg, "phases.svg")
 }
 
-// plotMany draws the cost of each container against how many start at once.
-func (b *bench) plotMany(total map[string][]float64) error {
+// plotMany draws the cost of each container against how many start at once: a
+// line through the medians, and from the least to the most at each.
+func (b *bench) plotMany(rts []string, got map[string][][]float64) error {
 	if b.svg == "" {
 		return nil
 	}
 	most := 1.0
-	for _, times := range total {
-		for i, ms := range times {
-			most = max(most, ms/float64(b.counts[i]))
-		}
+	for _, times := range got {
+		most = max(most, slices.Max(slices.Concat(times...)))
 	}
-	p := newPlot("ms for each container, against how many start at once")
+	p := newPlot("ms for each container, against how many start at once: medians, least and most")
 	var names []string
-	for _, rt := range b.rts {
+	for _, rt := range rts {
 		names = append(names, title(rt))
 	}
 	p.legend(names)
@@ -139,13 +141,15 @@ func (b *bench) plotMany(total map[string][]float64) error {
 	for _, n := range b.counts {
 		p.text(x(n), plotHeight-plotBottom+16, "middle", fmt.Sprint(n))
 	}
-	for i, rt := range b.rts {
+	for i, rt := range rts {
 		var points []string
-		for j, ms := range total[rt] {
-			n := b.counts[j]
-			points = append(points, fmt.Sprintf("%.1f,%.1f", x(n), y(ms/float64(n))))
+		colour := colours[i%len(colours)]
+		for j, times := range got[rt] {
+			at := x(b.counts[j])
+			points = append(points, fmt.Sprintf("%.1f,%.1f", at, y(median(times))))
+			p.line(at, y(slices.Min(times)), at, y(slices.Max(times)), colour)
 		}
-		fmt.Fprintf(p, "<polyline points=\"%s\" fill=\"none\" stroke-width=\"2\" stroke=\"%s\"/>\n", strings.Join(points, " "), colours[i%len(colours)])
+		fmt.Fprintf(p, "<polyline points=\"%s\" fill=\"none\" stroke-width=\"2\" stroke=\"%s\"/>\n", strings.Join(points, " "), colour)
 	}
 	return p.write(b.svg, "many.svg")
 }

@@ -25,7 +25,7 @@ func TestPlots(t *testing.T) {
 	if err := b.plotPhases(times); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.plotMany(map[string][]float64{b.rts[0]: {10, 60, 300}, b.rts[1]: {400, 1500, 6000}}); err != nil {
+	if err := b.plotMany(b.rts, map[string][][]float64{b.rts[0]: {{10, 9, 14}, {12}, {15}}, b.rts[1]: {{400}, {300}, {300, 200}}}); err != nil {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]map[string]int{

@@ -8,8 +8,8 @@ import (
 	"github.com/vc-runtime/vc-runtime/trace"
 )
 
-// timeline traces the create of a container, of the runtimes that can, and
-// draws what took the time.
+// timeline traces the life of a container, of the runtimes that can, draws what
+// took the time of its create, and traces an exec.
 func (b *bench) timeline() error {
 	for _, rt := range b.rts {
 		if title(rt) != "vc-runtime" {
@@ -34,7 +34,12 @@ func (b *bench) timeline() error {
 		}
 		fmt.Printf("A life of `true`, traced:\n\n```\n%s```\n", text.String())
 		if b.svg != "" {
-			return plotTimeline(events).write(b.svg, "timeline.svg")
+			if err := plotTimeline(events).write(b.svg, "timeline.svg"); err != nil {
+				return err
+			}
+		}
+		if err := b.execTimeline(rt); err != nil {
+			return err
 		}
 	}
 	return nil
