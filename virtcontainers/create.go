@@ -41,6 +41,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 	if err := state.ValidateID(o.ID); err != nil {
 		return nil, err
 	}
+	go cgroup.Hasten() // no longer than the first move of a process would wait
 	span := trace.Begin(ctx, trace.Phase, "plan")
 	p, err := r.plan(o)
 	span.End()

@@ -24,8 +24,8 @@ import (
 // the pool. The root follows.
 const SparesCommand = "spares"
 
-// fillTimeout bounds the life of a filler, which waits for no guest: only for
-// other fillers, and the end of what is of no use any more.
+// fillTimeout bounds what a filler does after hypervisor.spare_delay. It waits for no
+// guest: only for other fillers, and the end of what is of no use any more.
 const fillTimeout = time.Minute
 
 // refill has the pool filled by a process of its own: whoever has created a
@@ -54,20 +54,15 @@ func (r *Runtime) spawnFiller(ctx context.Context, key spare.Key) error {
 		return err
 	}
 	defer leave.Close()
-	conn, child, err := monitor.Pair()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	defer child.Close()
 	defer trace.Begin(ctx, trace.Spawn, "start the filler").End()
-	proc, err := r.spawn(spawnOptions{
-		args: []string{SparesCommand, r.Store.Root()}, files: []*os.File{nil, nil, nil, child, leave},
+	conn, proc, err := r.spawnConnected(spawnOptions{
+		args: []string{SparesCommand, r.Store.Root()}, files: []*os.File{nil, nil, nil, nil, leave},
 		sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
 		return err
 	}
+	defer conn.Close()
 	defer proc.Release()
 	return conn.Send(&monitor.Request{
 		Op: monitor.OpSpare, Sandbox: &monitor.SandboxConfig{Root: r.Store.Root(), Exe: r.Exe, Config: *r.Config},
@@ -100,6 +95,8 @@ func SparesMain() int {
 	// Out of the caller's cgroup, which may be about to be removed. Where that
 	// cannot be: it will not be there for long.
 	_ = spare.Detach()
+	// The container that was created is about to start, and has the CPUs first.
+	<-time.After(req.Sandbox.Config.Hypervisor.SpareDelay.Std())
 	log := logrus.New()
 	r := &Runtime{Store: store, Config: &req.Sandbox.Config, Exe: req.Sandbox.Exe, Log: log, Stderr: os.Stderr}
 	err = r.refillLocked(os.NewFile(4, "spares"))

@@ -84,22 +84,15 @@ func (r *Runtime) spawnMonitorIn(ctx context.Context, dir, id string) (*monitor.
 		return nil, nil, fmt.Errorf("monitor's socket: %w", err)
 	}
 	defer lf.Close()
-	conn, child, err := monitor.Pair()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer child.Close()
 	if err := step(ctx, failpoint.CreateSpawnMonitor); err != nil {
-		conn.Close()
 		return nil, nil, err
 	}
 	defer trace.Begin(ctx, trace.Spawn, "start the monitor").End()
-	proc, err := r.spawn(spawnOptions{
-		args: []string{MonitorCommand, r.Store.Root(), id}, files: []*os.File{nil, nil, nil, child, lf},
+	conn, proc, err := r.spawnConnected(spawnOptions{
+		args: []string{MonitorCommand, r.Store.Root(), id}, files: []*os.File{nil, nil, nil, nil, lf},
 		sys: &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		conn.Close()
 		return nil, nil, fmt.Errorf("start the monitor: %w", err)
 	}
 	return conn, proc, nil
@@ -162,11 +155,6 @@ type shimStart struct {
 
 // startShim starts a shim and gives the connection over which it is briefed.
 func (r *Runtime) startShim(ctx context.Context, s shimStart) (*os.Process, *monitor.Conn, error) {
-	conn, child, err := monitor.Pair()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer child.Close()
 	sys := &syscall.SysProcAttr{Setsid: true}
 	if s.ownPidNS {
 		sys.Cloneflags |= unix.CLONE_NEWPID
@@ -175,12 +163,11 @@ func (r *Runtime) startShim(ctx context.Context, s shimStart) (*os.Process, *mon
 		}
 	}
 	defer trace.Begin(ctx, trace.Spawn, "start the shim").End()
-	proc, err := r.spawn(spawnOptions{
+	conn, proc, err := r.spawnConnected(spawnOptions{
 		args: []string{ShimCommand, r.Store.Root(), s.sandbox}, netns: s.netns, sys: sys,
-		files: []*os.File{s.stdio[0], s.stdio[1], s.stdio[2], child},
+		files: []*os.File{s.stdio[0], s.stdio[1], s.stdio[2], nil},
 	})
 	if err != nil {
-		conn.Close()
 		return nil, nil, fmt.Errorf("start the shim: %w", err)
 	}
 	return proc, conn, nil
@@ -285,6 +272,23 @@ func (r *Runtime) spawn(o spawnOptions) (*os.Process, error) {
 	}()
 	res := <-c
 	return res.proc, res.err
+}
+
+// spawnConnected is spawn with a connection, over which the process is told what for:
+// the fourth of its files, in place of what is there.
+func (r *Runtime) spawnConnected(o spawnOptions) (*monitor.Conn, *os.Process, error) {
+	conn, child, err := monitor.Pair()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer child.Close()
+	o.files[3] = child
+	proc, err := r.spawn(o)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, proc, nil
 }
 
 // isOpen tells a usable descriptor from one that the caller had closed.

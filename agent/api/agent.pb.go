@@ -233,8 +233,10 @@ func (x *Stdio) GetTerminal() bool {
 }
 
 type CreateContainerRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Container string                 `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of this creation, by which all other requests know the container. No
+	// other one of the guest ever had it: what cannot be removed is in nobody's way.
+	Container string `protobuf:"bytes,1,opt,name=container,proto3" json:"container,omitempty"`
 	// config.json for the guest's OCI runtime, made by virtcontainers/oci.
 	// Its root.path and bind sources are relative to the share: "rootfs",
 	// "m/0", "m/1"; the agent puts its own folder in front of them. The bind
@@ -254,7 +256,10 @@ type CreateContainerRequest struct {
 	// if not empty, who the process is, as an image's configuration has it: user
 	// or user:group, each a name in the rootfs or a number. It takes the place
 	// of the specification's process.user.
-	User          string `protobuf:"bytes,13,opt,name=user,proto3" json:"user,omitempty"`
+	User string `protobuf:"bytes,13,opt,name=user,proto3" json:"user,omitempty"`
+	// the container's id, which its hooks, errors and the specifications of other
+	// containers have; if empty, the same as container.
+	Id            string `protobuf:"bytes,14,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +346,13 @@ func (x *CreateContainerRequest) GetFiles() map[string][]byte {
 func (x *CreateContainerRequest) GetUser() string {
 	if x != nil {
 		return x.User
+	}
+	return ""
+}
+
+func (x *CreateContainerRequest) GetId() string {
+	if x != nil {
+		return x.Id
 	}
 	return ""
 }
@@ -2045,7 +2057,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x05stdin\x18\x01 \x01(\bR\x05stdin\x12\x16\n" +
 	"\x06stdout\x18\x02 \x01(\bR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x03 \x01(\bR\x06stderr\x12\x1a\n" +
-	"\bterminal\x18\x04 \x01(\bR\bterminal\"\x80\x03\n" +
+	"\bterminal\x18\x04 \x01(\bR\bterminal\"\x90\x03\n" +
 	"\x16CreateContainerRequest\x12\x1c\n" +
 	"\tcontainer\x18\x01 \x01(\tR\tcontainer\x12\x12\n" +
 	"\x04spec\x18\x02 \x01(\fR\x04spec\x12\x1b\n" +
@@ -2055,7 +2067,8 @@ const file_agent_proto_rawDesc = "" +
 	" \x01(\v2\x18.vc.agent.v1.LayeredRootR\x04root\x12+\n" +
 	"\x05disks\x18\v \x03(\v2\x15.vc.agent.v1.DiskNodeR\x05disks\x12D\n" +
 	"\x05files\x18\f \x03(\v2..vc.agent.v1.CreateContainerRequest.FilesEntryR\x05files\x12\x12\n" +
-	"\x04user\x18\r \x01(\tR\x04user\x1a8\n" +
+	"\x04user\x18\r \x01(\tR\x04user\x12\x0e\n" +
+	"\x02id\x18\x0e \x01(\tR\x02id\x1a8\n" +
 	"\n" +
 	"FilesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

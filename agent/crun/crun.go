@@ -25,11 +25,17 @@ const maxLog = 64 << 10
 // Runtime is how crun is called.
 type Runtime struct {
 	Path    string // of the program; Seal changes it
-	State   string // folder for crun's own state
+	State   string // has a folder of crun's own state for each container
 	Scratch string // folder for the files of single calls
 	Reaper  *reaper.Reaper
 
 	sealed *os.File // keeps the sealed program open
+}
+
+// Container is a container as crun is told of it.
+type Container struct {
+	Name string // of the folder of its state: nobody else's, whatever its id is
+	ID   string // that hooks are told, and errors have
 }
 
 // Process is what Create and Exec need to know of a process besides its spec.
@@ -52,14 +58,26 @@ type Started struct {
 
 // Create makes a container of the bundle, up to the point before its process
 // execs.
-func (r *Runtime) Create(ctx context.Context, id, bundle string, p Process) (*Started, error) {
-	return r.spawn(ctx, "create", p, "--bundle", bundle, id)
+func (r *Runtime) Create(ctx context.Context, id Container, bundle string, p Process) (*Started, error) {
+	// Everybody may pass: in a user namespace crun is not root here.
+	if err := os.Mkdir(r.root(id), 0o711); err != nil {
+		return nil, err
+	}
+	c, err := r.newCall("create", id)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	return c.spawn(ctx, p, "--bundle", bundle, id.ID)
 }
+
+// root is the folder of a container's state.
+func (r *Runtime) root(id Container) string { return filepath.Join(r.State, id.Name) }
 
 // Exec starts a further process in a container. spec is an OCI process object
 // as JSON.
-func (r *Runtime) Exec(ctx context.Context, id string, spec []byte, p Process) (*Started, error) {
-	c, err := r.newCall("exec")
+func (r *Runtime) Exec(ctx context.Context, id Container, spec []byte, p Process) (*Started, error) {
+	c, err := r.newCall("exec", id)
 	if err != nil {
 		return nil, err
 	}
@@ -67,38 +85,38 @@ func (r *Runtime) Exec(ctx context.Context, id string, spec []byte, p Process) (
 	if err := os.WriteFile(c.path("process.json"), spec, 0o600); err != nil {
 		return nil, err
 	}
-	return c.spawn(ctx, p, "--detach", "--process", c.path("process.json"), id)
+	return c.spawn(ctx, p, "--detach", "--process", c.path("process.json"), id.ID)
 }
 
 // Start lets a created container's process exec. It does what `crun start`
 // does (libcrun_status_write_exec_fifo), without the cost of a program: the
 // process waits for a byte in a fifo of crun's state, which is unlinked so that
 // a second start fails.
-func (r *Runtime) Start(_ context.Context, id string) error {
-	path := filepath.Join(r.State, id, "exec.fifo")
+func (r *Runtime) Start(_ context.Context, id Container) error {
+	path := filepath.Join(r.root(id), id.ID, "exec.fifo")
 	// Nobody reads the fifo (ENXIO) when the process has ended.
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("container %s has been started before: %w", id, unix.EINVAL)
+		return fmt.Errorf("container %s has been started before: %w", id.ID, unix.EINVAL)
 	case errors.Is(err, unix.ENXIO):
-		return fmt.Errorf("container %s is not running: %w", id, unix.ESRCH)
+		return fmt.Errorf("container %s is not running: %w", id.ID, unix.ESRCH)
 	case err != nil:
-		return fmt.Errorf("start container %s: %w", id, err)
+		return fmt.Errorf("start container %s: %w", id.ID, err)
 	}
 	defer unix.Close(fd)
 	if err := unix.Unlink(path); err != nil {
-		return fmt.Errorf("start container %s: %w", id, err)
+		return fmt.Errorf("start container %s: %w", id.ID, err)
 	}
 	if _, err := unix.Write(fd, []byte{0}); err != nil {
-		return fmt.Errorf("start container %s: %w", id, err)
+		return fmt.Errorf("start container %s: %w", id.ID, err)
 	}
 	return nil
 }
 
 // Update sets limits; resources is an OCI LinuxResources object as JSON.
-func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error {
-	c, err := r.newCall("update")
+func (r *Runtime) Update(ctx context.Context, id Container, resources []byte) error {
+	c, err := r.newCall("update", id)
 	if err != nil {
 		return err
 	}
@@ -106,41 +124,33 @@ func (r *Runtime) Update(ctx context.Context, id string, resources []byte) error
 	if err := os.WriteFile(c.path("resources.json"), resources, 0o600); err != nil {
 		return err
 	}
-	return c.run(ctx, Process{Stdio: [3]int{-1, -1, -1}}, "--resources", c.path("resources.json"), id)
+	return c.run(ctx, Process{Stdio: [3]int{-1, -1, -1}}, "--resources", c.path("resources.json"), id.ID)
 }
 
 // Forget deletes crun's state of a container whose processes are dead. It does
 // what `crun delete` would do besides killing and removing the cgroup, without
 // the cost of a program.
-func (r *Runtime) Forget(id string) error {
-	if err := os.RemoveAll(filepath.Join(r.State, id)); err != nil {
-		return fmt.Errorf("remove crun state of %s: %w", id, err)
+func (r *Runtime) Forget(id Container) error {
+	if err := os.RemoveAll(r.root(id)); err != nil {
+		return fmt.Errorf("remove crun state of %s: %w", id.ID, err)
 	}
 	return nil
 }
 
-func (r *Runtime) spawn(ctx context.Context, op string, p Process, args ...string) (*Started, error) {
-	c, err := r.newCall(op)
-	if err != nil {
-		return nil, err
-	}
-	defer c.close()
-	return c.spawn(ctx, p, args...)
-}
-
 // call is one run of crun, with a folder for its files.
 type call struct {
-	rt  *Runtime
-	op  string
-	dir string
+	rt   *Runtime
+	op   string
+	root string // folder of the container's state
+	dir  string
 }
 
-func (r *Runtime) newCall(op string) (*call, error) {
+func (r *Runtime) newCall(op string, id Container) (*call, error) {
 	dir, err := os.MkdirTemp(r.Scratch, op)
 	if err != nil {
 		return nil, err
 	}
-	return &call{rt: r, op: op, dir: dir}, nil
+	return &call{rt: r, op: op, root: r.root(id), dir: dir}, nil
 }
 
 func (c *call) path(name string) string { return filepath.Join(c.dir, name) }
@@ -199,7 +209,7 @@ func (c *call) run(ctx context.Context, p Process, args ...string) error {
 		}
 	}
 	argv := append([]string{
-		"crun", "--root", c.rt.State, "--cgroup-manager=cgroupfs",
+		"crun", "--root", c.root, "--cgroup-manager=cgroupfs",
 		"--log", c.path("log"), "--log-format=json", c.op,
 	}, args...)
 	defer spans.Spawn(ctx, "crun "+c.op).End()

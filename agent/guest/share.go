@@ -47,19 +47,26 @@ func (s *Shares) Mount(ctx context.Context, tag, dir string) error {
 }
 
 // Drain waits for an answer of the host's file server, which gives them in the
-// order of the questions. A server that has gone is asked nothing any more.
+// order of the questions. Where the device has gone nothing is asked any more.
 func (s *Shares) Drain(ctx context.Context, dir string) error {
-	answered := make(chan error, 1)
-	go func() { // ends with the share's device, if not before
+	return answer(ctx, dir, func() error {
 		var st unix.Statfs_t
-		answered <- unix.Statfs(dir, &st)
-	}()
-	select {
-	case err := <-answered:
+		err := unix.Statfs(dir, &st)
 		if err != nil && !errors.Is(err, unix.ENOTCONN) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("ask for an answer of %s: %w", dir, err)
 		}
 		return nil
+	})
+}
+
+// answer waits until ask has its answer of the host's file server, which may never
+// come: who waits for it then cannot be ended.
+func answer(ctx context.Context, dir string, ask func() error) error {
+	answered := make(chan error, 1)
+	go func() { answered <- ask() }() // ends with the answer, or the machine
+	select {
+	case err := <-answered:
+		return err
 	case <-ctx.Done():
 		return fmt.Errorf("wait for an answer of %s: %w", dir, ctx.Err())
 	}
@@ -67,9 +74,9 @@ func (s *Shares) Drain(ctx context.Context, dir string) error {
 
 // Unmount writes the share back and unmounts it, plainly: when it returns
 // without an error nothing in the agent's mount namespace uses it. A dir that is
-// no mount is fine.
+// no mount is fine. What a file server does not answer for stays mounted.
 func (s *Shares) Unmount(ctx context.Context, dir string) error {
-	if err := syncfs(dir); err != nil {
+	if err := answer(ctx, dir, func() error { return syncfs(dir) }); err != nil {
 		return err
 	}
 	return unmount(ctx, s.Reaper, dir)

@@ -27,7 +27,8 @@ const undoWait = 20 * time.Second
 // container is one container of the guest, from the begin of its creation to
 // the end of its removal.
 type container struct {
-	name  string
+	name  string // of this creation alone
+	id    string // for people, hooks and other containers
 	dir   string // bundle; the share is mounted below it
 	group Group
 	host  *Server
@@ -46,9 +47,9 @@ type container struct {
 	calls sync.WaitGroup      // calls in flight; Add under mu while not gone
 }
 
-func (s *Server) newContainer(name string) *container {
+func (s *Server) newContainer(name, id string) *container {
 	c := &container{
-		name: name, host: s,
+		name: name, id: id, host: s,
 		dir:      filepath.Join(s.cfg.Dir, name),
 		group:    s.cfg.Group(name),
 		removing: make(chan struct{}),
@@ -57,6 +58,16 @@ func (s *Server) newContainer(name string) *container {
 	}
 	c.teardown <- struct{}{}
 	return c
+}
+
+// inRuntime is how the guest's runtime knows it.
+func (c *container) inRuntime() crun.Container { return crun.Container{Name: c.name, ID: c.id} }
+
+// isGone reports whether a removal has begun.
+func (c *container) isGone() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.gone
 }
 
 func (c *container) share() string { return filepath.Join(c.dir, "share") }
@@ -70,7 +81,7 @@ func (c *container) begin(ctx context.Context) (context.Context, func(), error) 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone {
-		return nil, nil, fmt.Errorf("container %s is being removed: %w", c.name, syscall.ESRCH)
+		return nil, nil, fmt.Errorf("container %s is being removed: %w", c.id, syscall.ESRCH)
 	}
 	c.calls.Add(1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -89,7 +100,7 @@ func (c *container) addProcess(name string, p *process) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.procs[name]; ok {
-		return fmt.Errorf("process %q of container %s: %w", name, c.name, syscall.EEXIST)
+		return fmt.Errorf("process %q of container %s: %w", name, c.id, syscall.EEXIST)
 	}
 	c.procs[name] = p
 	return nil
@@ -116,7 +127,7 @@ func (c *container) process(name string) (*process, error) {
 	defer c.mu.Unlock()
 	p, ok := c.procs[name]
 	if !ok {
-		return nil, fmt.Errorf("process %q of container %s: %w", name, c.name, syscall.ESRCH)
+		return nil, fmt.Errorf("process %q of container %s: %w", name, c.id, syscall.ESRCH)
 	}
 	return p, nil
 }
@@ -170,7 +181,7 @@ func (c *container) create(ctx context.Context, req *api.CreateContainerRequest)
 		return 0, err
 	}
 	pid, err := c.spawn(ctx, initName, req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
-		return c.host.cfg.Runtime.Create(ctx, c.name, c.dir, p)
+		return c.host.cfg.Runtime.Create(ctx, c.inRuntime(), c.dir, p)
 	})
 	if err != nil {
 		return 0, err
@@ -216,7 +227,7 @@ func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int,
 	}
 	child, ok := init.running()
 	if !ok {
-		return 0, fmt.Errorf("container %s is not running: %w", c.name, syscall.ESRCH)
+		return 0, fmt.Errorf("container %s is not running: %w", c.id, syscall.ESRCH)
 	}
 	span := spans.Begin(ctx, "confine the process")
 	spec, err := confineProcess(req.GetSpec(), req.GetStdio().GetTerminal(), func() ([]byte, error) { return passwdOf(child.Pid) })
@@ -225,10 +236,10 @@ func (c *container) exec(ctx context.Context, req *api.ExecProcessRequest) (int,
 		return 0, err
 	}
 	pid, err := c.spawn(ctx, req.GetProcess(), req.GetStdio(), spec, func(p crun.Process) (*crun.Started, error) {
-		return c.host.cfg.Runtime.Exec(ctx, c.name, spec.config, p)
+		return c.host.cfg.Runtime.Exec(ctx, c.inRuntime(), spec.config, p)
 	})
 	if _, ok := init.running(); err != nil && !ok {
-		return 0, fmt.Errorf("container %s has ended: %w (%v)", c.name, syscall.ESRCH, err)
+		return 0, fmt.Errorf("container %s has ended: %w (%v)", c.id, syscall.ESRCH, err)
 	}
 	return pid, err
 }
@@ -285,7 +296,7 @@ func (c *container) signal(name string, sig syscall.Signal) error {
 	}
 	child, ok := p.running()
 	if !ok {
-		return fmt.Errorf("process %q of container %s has ended: %w", name, c.name, syscall.ESRCH)
+		return fmt.Errorf("process %q of container %s has ended: %w", name, c.id, syscall.ESRCH)
 	}
 	return child.Signal(sig)
 }
@@ -301,7 +312,7 @@ func (c *container) signalAll(sig syscall.Signal) error {
 		return err
 	}
 	if len(pids) == 0 {
-		return fmt.Errorf("container %s has no processes: %w", c.name, syscall.ESRCH)
+		return fmt.Errorf("container %s has no processes: %w", c.id, syscall.ESRCH)
 	}
 	var errs []error
 	for _, pid := range pids {
@@ -318,7 +329,7 @@ func ignoreGone(err error) error {
 }
 
 // remove ends everything the container consists of. Calls in flight are
-// cancelled. It can be repeated after a failure, and runs all its steps.
+// cancelled. It can be repeated after a failure.
 func (c *container) remove(ctx context.Context) error {
 	c.mu.Lock()
 	if !c.gone {
@@ -329,7 +340,7 @@ func (c *container) remove(ctx context.Context) error {
 	select {
 	case <-c.teardown:
 	case <-ctx.Done():
-		return fmt.Errorf("remove container %s: %w", c.name, ctx.Err())
+		return fmt.Errorf("remove container %s: %w", c.id, ctx.Err())
 	}
 	defer func() { c.teardown <- struct{}{} }()
 
@@ -340,14 +351,27 @@ func (c *container) remove(ctx context.Context) error {
 		c.group.WaitEmpty(ctx),
 		c.waitProcesses(ctx),
 		c.closeStreams(),
-		c.host.cfg.Runtime.Forget(c.name),
-		c.releaseMounts(ctx),
-		c.unmount(ctx),
-		c.group.Remove(ctx),
-		c.removeDir(),
+		c.host.cfg.Runtime.Forget(c.inRuntime()),
 	)
+	if err == nil {
+		err = c.removeFilesystems(ctx)
+	}
 	if err != nil {
-		return fmt.Errorf("remove container %s: %w", c.name, err)
+		return fmt.Errorf("remove container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// removeFilesystems takes the container's mounts away, when nobody in the guest uses
+// them any more. Before that they must stay: somebody may wait for an answer of the
+// host's file server that does not come, and then the kernel waits for that, too,
+// when it unmounts, and holds a lock over it that every share of the guest needs
+// (fs/fuse/virtio_fs.c, virtio_fs_conn_destroy, Linux 6.1).
+func (c *container) removeFilesystems(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{c.releaseMounts, c.unmount, c.group.Remove, c.removeDir} {
+		if err := step(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -416,7 +440,7 @@ func (c *container) closeStreams() error {
 
 // removeDir removes the bundle by name, since a share may still be mounted in
 // it when an unmount has failed.
-func (c *container) removeDir() error {
+func (c *container) removeDir(context.Context) error {
 	if c.time != nil {
 		c.time.Close()
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -64,18 +65,26 @@ func (g fakeGroup) WaitOOM(ctx context.Context, _ uint64) (uint64, error) {
 	return 0, ctx.Err()
 }
 
-// fakeShares mounts every tag but "never", which waits for ever, and refuses
-// to unmount while broken.
+// fakeShares mounts every tag but "never", which waits for its device for ever, and
+// "dead", which waits for an answer whoever gives up. It refuses to unmount while
+// broken.
 type fakeShares struct {
 	mu      sync.Mutex
 	mounted map[string]string
 	broken  bool
+	tried   []string // to unmount
+	// answers has the beginning of a mount of "dead" first; closed it is the answer.
+	answers chan struct{}
 }
 
 func (f *fakeShares) Mount(ctx context.Context, tag, dir string) error {
 	if tag == "never" {
 		<-ctx.Done()
 		return ctx.Err()
+	}
+	if tag == "dead" {
+		f.answers <- struct{}{}
+		<-f.answers
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -88,11 +97,19 @@ func (f *fakeShares) Drain(context.Context, string) error { return nil }
 func (f *fakeShares) Unmount(_ context.Context, dir string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.tried = append(f.tried, dir)
 	if f.broken {
 		return syscall.EBUSY
 	}
 	delete(f.mounted, dir)
 	return nil
+}
+
+// unmounts are the folders that were to be unmounted.
+func (f *fakeShares) unmounts() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.tried)
 }
 
 func (f *fakeShares) setBroken(b bool) {

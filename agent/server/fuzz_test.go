@@ -19,17 +19,17 @@ type refusing struct{}
 
 var errRefusing = errors.New("nothing is run")
 
-func (refusing) Create(context.Context, string, string, crun.Process) (*crun.Started, error) {
+func (refusing) Create(context.Context, crun.Container, string, crun.Process) (*crun.Started, error) {
 	return nil, errRefusing
 }
 
-func (refusing) Exec(context.Context, string, []byte, crun.Process) (*crun.Started, error) {
+func (refusing) Exec(context.Context, crun.Container, []byte, crun.Process) (*crun.Started, error) {
 	return nil, errRefusing
 }
 
-func (refusing) Start(context.Context, string) error          { return errRefusing }
-func (refusing) Update(context.Context, string, []byte) error { return errRefusing }
-func (refusing) Forget(string) error                          { return nil }
+func (refusing) Start(context.Context, crun.Container) error          { return errRefusing }
+func (refusing) Update(context.Context, crun.Container, []byte) error { return errRefusing }
+func (refusing) Forget(crun.Container) error                          { return nil }
 
 // FuzzRequests calls each method with requests as they could come out of a
 // broken monitor: none may panic, hang, or leave anything in the guest but in

@@ -77,7 +77,7 @@ func fakeCrun(args []string) int {
 	if cmd.Start() != nil {
 		return 1
 	}
-	pids, err := os.OpenFile(filepath.Join(flags["root"], id+".pids"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	pids, err := os.OpenFile(flags["root"]+".pids", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return 1
 	}

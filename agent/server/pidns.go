@@ -18,7 +18,7 @@ func (p *pidNamespaces) open(s *Server, name string) (string, error) {
 	if err := checkName("container", name); err != nil {
 		return "", err
 	}
-	c, err := s.container(name)
+	c, err := s.byID(name)
 	if err != nil {
 		return "", err
 	}

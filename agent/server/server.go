@@ -4,12 +4,14 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -21,16 +23,17 @@ import (
 
 // Runtime runs containers.
 type Runtime interface {
-	Create(ctx context.Context, id, bundle string, p crun.Process) (*crun.Started, error)
-	Exec(ctx context.Context, id string, spec []byte, p crun.Process) (*crun.Started, error)
-	Start(ctx context.Context, id string) error
-	Update(ctx context.Context, id string, resources []byte) error
+	Create(ctx context.Context, id crun.Container, bundle string, p crun.Process) (*crun.Started, error)
+	Exec(ctx context.Context, id crun.Container, spec []byte, p crun.Process) (*crun.Started, error)
+	Start(ctx context.Context, id crun.Container) error
+	Update(ctx context.Context, id crun.Container, resources []byte) error
 	// Forget drops what the runtime knows of a container whose processes
 	// are dead. Unknown ones are fine.
-	Forget(id string) error
+	Forget(id crun.Container) error
 }
 
-// Shares mounts folders of the host. Unmount of what is no mount is fine.
+// Shares mounts folders of the host. Unmount of what is no mount is fine; a host
+// that does not answer any more is left alone with it.
 type Shares interface {
 	Mount(ctx context.Context, tag, dir string) error
 	// Drain returns when nothing that was asked of the host before is on its way
@@ -116,8 +119,15 @@ type Server struct {
 	cfg Config
 
 	mu         sync.Mutex
-	containers map[string]*container // guarded by mu
+	containers map[string]*container // by name; guarded by mu
+	// unmade are the last names that were to be removed when there was no container
+	// of them; guarded by mu.
+	unmade []string
 }
+
+// maxUnmade is how many of those are kept: requests that are on their way at the same
+// time.
+const maxUnmade = 64
 
 // New gives a Server without containers.
 func New(cfg Config) *Server {
@@ -134,14 +144,45 @@ func (s *Server) container(name string) (*container, error) {
 	return c, nil
 }
 
-// reserve makes a container known, so that its name is taken.
-func (s *Server) reserve(name string) (*container, error) {
+// byID gives the container of that id that is not being removed.
+func (s *Server) byID(id string) (*container, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if c.id == id && !c.isGone() {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("container %.300q: %w", id, syscall.ESRCH)
+}
+
+// toRemove gives the container of a name, or nil: then none of that name is made any
+// more. Requests overtake each other, and who has given up a creation asks for its
+// removal at once: a container that were made after that would be nobody's, and wait
+// for files that are served no longer.
+func (s *Server) toRemove(name string) *container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[name]
+	if c == nil && !slices.Contains(s.unmade, name) {
+		s.unmade = append(s.unmade, name)
+		s.unmade = s.unmade[max(0, len(s.unmade)-maxUnmade):]
+	}
+	return c
+}
+
+// reserve makes a container known, so that its name is taken. id is "" for one whose
+// name is its id.
+func (s *Server) reserve(name, id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.unmade, name) {
+		return nil, fmt.Errorf("container %s was removed before it was made: %w", name, syscall.ECANCELED)
+	}
 	if _, ok := s.containers[name]; ok {
 		return nil, fmt.Errorf("container %s: %w", name, syscall.EEXIST)
 	}
-	c := s.newContainer(name)
+	c := s.newContainer(name, cmp.Or(id, name))
 	s.containers[name] = c
 	return c, nil
 }
@@ -167,7 +208,7 @@ func (s *Server) create(ctx context.Context, req *api.CreateContainerRequest) (i
 	if err := s.cfg.Ready(ctx); err != nil {
 		return 0, err
 	}
-	c, err := s.reserve(req.GetContainer())
+	c, err := s.reserve(req.GetContainer(), req.GetId())
 	if err != nil {
 		return 0, err
 	}
@@ -191,6 +232,9 @@ func (s *Server) create(ctx context.Context, req *api.CreateContainerRequest) (i
 // checkCreate checks what becomes a file name or an argument.
 func (s *Server) checkCreate(req *api.CreateContainerRequest) error {
 	errs := []error{checkName("container", req.GetContainer())}
+	if req.GetId() != "" {
+		errs = append(errs, checkName("id", req.GetId()))
+	}
 	if req.GetShareTag() != "" || req.GetRoot() == nil {
 		errs = append(errs, checkName("share tag", req.GetShareTag()))
 	}

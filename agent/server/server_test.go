@@ -2,12 +2,14 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -182,6 +184,24 @@ func TestRemoveCancels(t *testing.T) {
 	r.wantNothing(t)
 }
 
+// TestRemoveOvertakes: a removal that is there before the creation that it is about
+// ends that as well: its caller has gone, and took the files along.
+func TestRemoveOvertakes(t *testing.T) {
+	r := newRig(t)
+	r.remove(t, "c")
+	_, err := r.CreateContainer(testContext(t), &api.CreateContainerRequest{Container: "c", ShareTag: "t0", Spec: config("true")})
+	if !errors.Is(err, syscall.ECANCELED) {
+		t.Errorf("create: %v, want ECANCELED", err)
+	}
+	r.wantNothing(t)
+	r.create(t, "another", outputs, "true")
+	for i := range 2 * maxUnmade { // a host that asks for anything
+		r.remove(t, fmt.Sprintf("none%d", i))
+	}
+	r.remove(t, "another")
+	r.wantNothing(t)
+}
+
 func TestRemoveCanBeRepeated(t *testing.T) {
 	r := newRig(t)
 	r.create(t, "c", outputs, "sleep 1000")
@@ -192,6 +212,51 @@ func TestRemoveCanBeRepeated(t *testing.T) {
 	r.wantExit(t, "c", "", 137) // the other steps were done
 	r.shares.setBroken(false)
 	r.remove(t, "c")
+	r.wantNothing(t)
+}
+
+// TestStuckInItsFiles has a creation wait for a file server that was killed, for ever.
+// It is in nobody's way, whatever their ids are, and the share is left alone until
+// then: to unmount it would wait as well, and have all others wait.
+func TestStuckInItsFiles(t *testing.T) {
+	r := newRig(t)
+	r.shares.answers = make(chan struct{})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := r.CreateContainer(testContext(t), &api.CreateContainerRequest{Container: "c", Id: "web", ShareTag: "dead", Spec: config("true")})
+		failed <- err
+	}()
+	<-r.shares.answers // it has begun
+	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
+	defer cancel()
+	stuck, err := r.server.container("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.server.remove(ctx, stuck); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("remove: %v", err)
+	}
+	if _, err := r.server.byID("web"); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("one that is being removed is found: %v", err)
+	}
+	_, err = r.CreateContainer(testContext(t), &api.CreateContainerRequest{Container: "d", Id: "web", ShareTag: "t1", Spec: config("echo lives"), Stdio: outputs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := r.server.byID("web"); err != nil || c.name != "d" {
+		t.Errorf("the one that lives: %v", err)
+	}
+	r.start(t, "d")
+	wantOutput(t, r.open(t, api.KindStdout, "d", ""), "lives\n")
+	r.remove(t, "d")
+	if got := r.shares.unmounts(); !slices.Equal(got, []string{filepath.Join(r.dir, "c", "d", "share")}) {
+		t.Errorf("unmounted: %q", got)
+	}
+	close(r.shares.answers)
+	r.remove(t, "c")
+	if err := <-failed; err == nil {
+		t.Error("create has succeeded")
+	}
 	r.wantNothing(t)
 }
 

@@ -29,7 +29,7 @@ func (v service) CreateContainer(ctx context.Context, req *api.CreateContainerRe
 
 func (v service) StartContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
 	return v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) error {
-		return v.s.cfg.Runtime.Start(ctx, c.name)
+		return v.s.cfg.Runtime.Start(ctx, c.inRuntime())
 	})
 }
 
@@ -93,9 +93,9 @@ func (v service) ResizeConsole(ctx context.Context, req *api.ResizeConsoleReques
 }
 
 func (v service) RemoveContainer(ctx context.Context, req *api.ContainerRequest) (*api.Empty, error) {
-	c, err := v.s.container(req.GetContainer())
-	if err != nil {
-		return &api.Empty{}, nil // removed before, or never there
+	c := v.s.toRemove(req.GetContainer())
+	if c == nil {
+		return &api.Empty{}, nil // removed before, or not there yet
 	}
 	if err := v.s.remove(ctx, c); err != nil {
 		return nil, api.ToStatus(err)
@@ -132,7 +132,7 @@ func (v service) ResumeContainer(ctx context.Context, req *api.ContainerRequest)
 
 func (v service) UpdateContainer(ctx context.Context, req *api.UpdateContainerRequest) (*api.Empty, error) {
 	return v.with(ctx, req.GetContainer(), func(ctx context.Context, c *container) error {
-		return v.s.cfg.Runtime.Update(ctx, c.name, req.GetResources())
+		return v.s.cfg.Runtime.Update(ctx, c.inRuntime(), req.GetResources())
 	})
 }
 

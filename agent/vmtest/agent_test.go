@@ -329,20 +329,20 @@ func (m *machine) testOOM(t *testing.T) {
 
 func (m *machine) testRemoveRunning(t *testing.T) {
 	script := sh("sleep 1000 & sleep 1000 & while :; do sh -c 'echo x > /f; sleep 0.01'; done")
-	m.create(t, "c", outputs, spec(script))
-	out := m.open(t, api.KindStdout, "c", "")
-	m.start(t, "c")
-	m.exec(t, "c", "p", outputs, script...)
-	m.remove(t, "c")
+	m.create(t, "running", outputs, spec(script))
+	out := m.open(t, api.KindStdout, "running", "")
+	m.start(t, "running")
+	m.exec(t, "running", "p", outputs, script...)
+	m.remove(t, "running")
 	if _, err := io.ReadAll(out); err != nil {
 		t.Errorf("stream after removal: %v", err)
 	}
-	m.remove(t, "c")
-	_, err := m.WaitProcess(testContext(t), &api.ProcessRequest{Container: "c"})
+	m.remove(t, "running")
+	_, err := m.WaitProcess(testContext(t), &api.ProcessRequest{Container: "running"})
 	if !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("wait after removal: %v", err)
 	}
-	m.sleeper(t, "c") // everything can be used again
+	m.sleeper(t, "next") // everything can be used again
 }
 
 // testRemoveCancels removes a container whose creation waits for a share.
@@ -396,10 +396,10 @@ func (m *machine) testControl(t *testing.T) {
 }
 
 func (m *machine) testBind(t *testing.T) {
-	m.create(t, "c", outputs, spec(sh("echo written > /mnt/f", "echo root > /tmp/f")))
-	m.start(t, "c")
-	m.wantExit(t, "c", "", 0)
-	m.remove(t, "c")
+	m.create(t, "bind", outputs, spec(sh("echo written > /mnt/f", "echo root > /tmp/f")))
+	m.start(t, "bind")
+	m.wantExit(t, "bind", "", 0)
+	m.remove(t, "bind")
 	for path, want := range map[string]string{"m/0/f": "written\n", "rootfs/tmp/f": "root\n"} {
 		if b, err := os.ReadFile(filepath.Join(m.shares[0], path)); err != nil || string(b) != want {
 			t.Errorf("%s: %q, %v", path, b, err)

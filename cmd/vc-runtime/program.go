@@ -222,8 +222,14 @@ func noSubcommand(c *cli.Context) error {
 
 // with makes an action of what a command does with the runtime.
 func (p *program) with(do func(*cli.Context, verbs) error) cli.ActionFunc {
+	return traced(p, p.runtime, do)
+}
+
+// traced makes an action of what a command does with what it opens: the trace, where
+// one is asked for, has all of it.
+func traced[T any](p *program, open func(*cli.Context) (T, error), do func(*cli.Context, T) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		rt, err := p.runtime(c)
+		opened, err := open(c)
 		if err != nil {
 			return err
 		}
@@ -232,7 +238,7 @@ func (p *program) with(do func(*cli.Context, verbs) error) cli.ActionFunc {
 			return err
 		}
 		defer stop()
-		return do(c, rt)
+		return do(c, opened)
 	}
 }
 

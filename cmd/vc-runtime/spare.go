@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -49,18 +48,7 @@ made creates do not try again for a while: ls says why, and until when.`,
 }
 
 func listSpares(c *cli.Context, rt verbs) error {
-	asJSON, err := jsonFormat(c)
-	if err != nil {
-		return err
-	}
-	all, err := rt.Spares()
-	if err != nil {
-		return err
-	}
-	if asJSON {
-		return json.NewEncoder(c.App.Writer).Encode(all)
-	}
-	return spareTable(c.App.Writer, all, time.Now())
+	return printList(c, rt.Spares, spareTable)
 }
 
 func spareTable(w io.Writer, all []virtcontainers.Spare, now time.Time) error {

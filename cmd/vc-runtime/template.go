@@ -67,22 +67,13 @@ are of no use any more; these commands are for whoever wants to do either sooner
 
 // withTemplates makes an action of what a command does with the templates.
 func (p *program) withTemplates(do func(*cli.Context, templates) error) cli.ActionFunc {
-	return func(c *cli.Context) error {
+	return traced(p, func(c *cli.Context) (templates, error) {
 		s, err := p.settings(c)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		t, err := p.templates(s)
-		if err != nil {
-			return err
-		}
-		stop, err := p.trace(c)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		return do(c, t)
-	}
+		return p.templates(s)
+	}, do)
 }
 
 func createTemplate(c *cli.Context, t templates) error {
@@ -111,18 +102,23 @@ func collectTemplates(c *cli.Context, t templates) error {
 }
 
 func listTemplates(c *cli.Context, t templates) error {
+	return printList(c, t.List, templateTable)
+}
+
+// printList prints what there is, as a table or as JSON (--format).
+func printList[T any](c *cli.Context, list func() ([]T, error), table func(io.Writer, []T, time.Time) error) error {
 	asJSON, err := jsonFormat(c)
 	if err != nil {
 		return err
 	}
-	all, err := t.List()
+	all, err := list()
 	if err != nil {
 		return err
 	}
 	if asJSON {
 		return json.NewEncoder(c.App.Writer).Encode(all)
 	}
-	return templateTable(c.App.Writer, all, time.Now())
+	return table(c.App.Writer, all, time.Now())
 }
 
 func templateTable(w io.Writer, all []sandbox.TemplateInfo, now time.Time) error {

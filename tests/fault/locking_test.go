@@ -25,7 +25,7 @@ func TestLockOrder(t *testing.T) {
 		m := &matrix{world: w, point: pointOf(t, p), fault: "nothing"}
 		m.live()
 	}
-	spares := w.Configured(testenv.Settings{"hypervisor.spares": "1"})
+	spares := w.Configured(testenv.Settings{"hypervisor.spares": "1", "hypervisor.spare_delay": `"0s"`})
 	spares.OK("spare", "create")
 	spares.Started(nil, testenv.Args("sleep", "1000")).DeleteForced()
 	spares.OK("spare", "rm")

@@ -21,7 +21,7 @@ import (
 // the choices (not their timing).
 func TestSoak(t *testing.T) {
 	warm(t)
-	lives, seed := number(t, "VC_SOAK", 4), number(t, "VC_SEED", 1)
+	lives, seed := testenv.Number(t, "VC_SOAK", 4), testenv.Number(t, "VC_SEED", 1)
 	w := newWorld(t)
 	resident := w.Started(nil, testenv.Args("sleep", "1000")) // lives through all of it
 	early := min(lives/2, 20)                                 // what grows from then on grows for ever
@@ -98,19 +98,6 @@ func (w *world) growth(resident *testenv.Container) growth {
 		}
 	}
 	return g
-}
-
-func number(t *testing.T, name string, otherwise int) int {
-	t.Helper()
-	v := os.Getenv(name)
-	if v == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 {
-		t.Fatalf("%s=%q: expected a number from 1", name, v)
-	}
-	return n
 }
 
 // life is create, start, exec, kill and delete of one container. One of its own

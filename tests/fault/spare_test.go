@@ -35,7 +35,7 @@ func TestSpares(t *testing.T) {
 
 func spareFault(t *testing.T, point failpoint.Point, fault string) {
 	w := newWorld(t)
-	w.Env = w.Configured(testenv.Settings{"hypervisor.spares": "1"})
+	w.Env = w.Configured(testenv.Settings{"hypervisor.spares": "1", "hypervisor.spare_delay": `"0s"`})
 	armed := w.armed(string(point.Name) + "=" + fault)
 	maker, caller := w, armed
 	if point.Process == failpoint.Monitor { // which a spare's maker starts
@@ -98,7 +98,7 @@ func TestSpareBrokenForMember(t *testing.T) {
 
 func spareBrokenForMember(t *testing.T, fault, first string) {
 	w := newWorld(t)
-	w.Env = w.Configured(testenv.Settings{"hypervisor.spares": "1"})
+	w.Env = w.Configured(testenv.Settings{"hypervisor.spares": "1", "hypervisor.spare_delay": `"0s"`})
 	adopt, late := w.newGate(), w.newGate()
 	if res := w.armed(string(failpoint.SpareAdopt)+"="+adopt.pause()).call("spare", "create"); res.Code != 0 {
 		t.Fatal(res)

@@ -17,21 +17,6 @@ import (
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
 )
 
-// fromEnv gives the number of repetitions: few in `make test`, more where
-// somebody asks for it.
-func fromEnv(t *testing.T, name string, few int) int {
-	t.Helper()
-	text := os.Getenv(name)
-	if text == "" {
-		return few
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 {
-		t.Fatalf("%s=%q: a number of repetitions is expected", name, text)
-	}
-	return n
-}
-
 // noise is data that no compression and no mistake makes by chance.
 func noise(seed uint64, size int) []byte {
 	b := make([]byte, size)
@@ -48,7 +33,7 @@ func TestBulk(t *testing.T) {
 	e.NeedVM()
 	c := e.Started(nil)
 	pids := e.SandboxPids(c.ID)
-	rounds := fromEnv(t, "VC_STREAMS", 3)
+	rounds := testenv.Number(t, "VC_STREAMS", 3)
 	before := map[string]int{}
 	watched := map[string]int{"monitor": pids.Monitor, "shim": c.Pid}
 	for i := range rounds {
@@ -94,7 +79,7 @@ func residentKB(t *testing.T, pid int) int {
 func TestContainerStreams(t *testing.T) {
 	e := suite.New(t)
 	e.NeedVM()
-	rounds := fromEnv(t, "VC_STREAMS", 3)
+	rounds := testenv.Number(t, "VC_STREAMS", 3)
 	sum := sha256.New()
 	var parts []io.Reader
 	for i := range rounds {
@@ -236,7 +221,7 @@ func TestReaderGoesAway(t *testing.T) {
 func TestNoLostTail(t *testing.T) {
 	e := suite.New(t)
 	c := e.Started(nil)
-	for i := range fromEnv(t, "VC_TAILS", 10) {
+	for i := range testenv.Number(t, "VC_TAILS", 10) {
 		res := e.OK("exec", c.ID, "sh", "-c", "head -c 65536 /dev/zero; printf last; printf last >&2")
 		if len(res.Stdout) != 65540 || !strings.HasSuffix(res.Stdout, "last") || res.Stderr != "last" {
 			t.Fatalf("round %d: %d bytes, stderr %q", i, len(res.Stdout), res.Stderr)
@@ -268,7 +253,7 @@ func TestManyExecs(t *testing.T) {
 		}
 		all.Wait()
 	}
-	n := fromEnv(t, "VC_EXECS", 30)
+	n := testenv.Number(t, "VC_EXECS", 30)
 	many("created", n/2)
 	c.Start()
 	many("running", n-n/2)

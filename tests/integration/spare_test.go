@@ -31,7 +31,7 @@ func newPool(t *testing.T, spares int, over testenv.Settings) *pool {
 	e := suite.New(t)
 	e.NeedVM()
 	settings := testenv.Settings{
-		"hypervisor.spares": strconv.Itoa(spares),
+		"hypervisor.spares": strconv.Itoa(spares), "hypervisor.spare_delay": `"0s"`,
 		// On a busy host the last in the queue may have to wait long.
 		"hypervisor.boot_timeout": `"600s"`, "runtime.create_timeout": `"1200s"`, "runtime.call_timeout": `"600s"`,
 	}
@@ -367,6 +367,36 @@ func TestSpareUnused(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The next spare takes no CPU from the container that starts: it is begun after a
+// while.
+func TestSpareDelay(t *testing.T) {
+	p := newPool(t, 1, testenv.Settings{"hypervisor.spare_delay": `"60s"`})
+	p.OK("spare", "create")
+	c := p.Started(nil, testenv.Args("sleep", "1000"))
+	p.OK("exec", c.ID, "true")
+	c.DeleteForced()
+	fillers := p.fillers()
+	if made := p.entries(); len(fillers) != 1 || len(made) != 0 {
+		t.Errorf("the fillers are %v, and there are the spares %q; expected one filler that waits", fillers, made)
+	}
+	for _, pid := range fillers {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Error(err)
+		}
+		p.Await(pid, time.Minute)
+	}
+}
+
+// fillers are the processes that make the spares of this root.
+func (p *pool) fillers() (pids []int) {
+	for _, pid := range testenv.Processes("vc-runtime") {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && string(b) == "vc-runtime\x00spares\x00"+p.Root+"\x00" {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // Without spares nothing is made for them, nor looked at: the trace of a create

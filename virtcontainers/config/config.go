@@ -115,9 +115,11 @@ type Hypervisor struct {
 	Template         TemplateUse
 	Channel          Channel
 	// Spares is how many machines are kept that have started before anybody has
-	// asked for one; SpareTimeout is for how long nobody does.
+	// asked for one; SpareTimeout is for how long nobody does. SpareDelay is how long
+	// after a create that took one the next is begun.
 	Spares       int
 	SpareTimeout Duration
+	SpareDelay   Duration
 	// CacheDir keeps templates, and what has been found out about the host.
 	CacheDir string
 }
@@ -184,6 +186,7 @@ func Default() *Config {
 			Template:      TemplateAuto,
 			Channel:       ChannelAuto,
 			SpareTimeout:  Seconds(600),
+			SpareDelay:    Seconds(1),
 			CacheDir:      "/var/cache/vc-runtime",
 		},
 		Network: Network{Mode: NetworkTC, Queues: 8, Vhost: VhostAuto},

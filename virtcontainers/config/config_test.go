@@ -87,6 +87,7 @@ template = "off"
 channel = "serial"
 spares = 2
 spare_timeout = "3s"
+spare_delay = "4s"
 cache_dir = "/c"
 [network]
 mode = "macvtap"
@@ -110,7 +111,7 @@ anything = { goes = 1 }
 		Hypervisor: Hypervisor{
 			QEMU: "/q", Accel: AccelTCG, GuestImage: "/g", Kernel: "/k",
 			CPUs: 3, Memory: 2 * GiB, Sizing: SizingStatic, MaxCPUs: 7, MaxMemory: 3 * GiB, MemoryOverhead: 500 * MiB, MemoryReserve: GiB, ConcurrentStarts: 9, HotplugSlots: 4, BootTimeout: Seconds(6),
-			Template: TemplateOff, Channel: ChannelSerial, Spares: 2, SpareTimeout: Seconds(3), CacheDir: "/c",
+			Template: TemplateOff, Channel: ChannelSerial, Spares: 2, SpareTimeout: Seconds(3), SpareDelay: Seconds(4), CacheDir: "/c",
 		},
 		Network: Network{Mode: NetworkMacvtap, Queues: 3, Vhost: VhostOff},
 		Share:   Share{Virtiofsd: "/v", Cache: CacheNever},
@@ -160,6 +161,7 @@ func TestErrorsNameKeyValueAndExpectation(t *testing.T) {
 		{"hypervisor", `channel = "tcp"`, `hypervisor.channel = "tcp": expected "auto" or "vsock" or "serial"`},
 		{"hypervisor", `spares = -1`, `hypervisor.spares = -1: expected a number from 0 to 16`},
 		{"hypervisor", `spares = 17`, `hypervisor.spares = 17: expected a number from 0 to 16`},
+		{"hypervisor", `spare_delay = "61s"`, `hypervisor.spare_delay = "61s": expected a time such as "10s", at most 1m0s`},
 		{"hypervisor", `spare_timeout = "0s"`, `hypervisor.spare_timeout = "0s": expected a time such as "10s", over 0`},
 		{"hypervisor", `cache_dir = ""`, `hypervisor.cache_dir = "": expected an absolute path`},
 		{"hypervisor", `cache_dir = "cache"`, `hypervisor.cache_dir = "cache": expected an absolute path`},

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/BurntSushi/toml" // the reference parser of its language in Go
 )
@@ -58,6 +59,7 @@ func (c *Config) keys() []key {
 		{"hypervisor.channel", oneOf(&h.Channel, ChannelAuto, ChannelVsock, ChannelSerial)},
 		{"hypervisor.spares", number(&h.Spares, 0, 16)},
 		{"hypervisor.spare_timeout", timeout(&h.SpareTimeout)},
+		{"hypervisor.spare_delay", delay(&h.SpareDelay)},
 		{"hypervisor.cache_dir", folder(&h.CacheDir)},
 
 		{"network.mode", oneOf(&n.Mode, NetworkTC, NetworkMacvtap)},
@@ -142,6 +144,16 @@ func timeout(d *Duration) value {
 	return value{wantTime + ", over 0", func(v any) bool {
 		s, ok := v.(string)
 		return ok && d.UnmarshalText([]byte(s)) == nil && !d.Infinite() && d.Std() > 0
+	}}
+}
+
+// maxDelay bounds for how long a process waits that has nothing else to do.
+const maxDelay = time.Minute
+
+func delay(d *Duration) value {
+	return value{wantTime + ", at most " + maxDelay.String(), func(v any) bool {
+		s, ok := v.(string)
+		return ok && d.UnmarshalText([]byte(s)) == nil && d.Std() <= maxDelay
 	}}
 }
 

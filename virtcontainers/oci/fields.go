@@ -99,7 +99,7 @@ var fields = []field{
 	{"linux.gidMappings[].hostID", carried, ""},
 	{"linux.gidMappings[].size", carried, ""},
 	{"linux.sysctl", mapped, "carried where they are per namespace, refused otherwise, as by runc; net. is dropped with a user namespace"},
-	{"linux.cgroupsPath", mapped, "names the host's cgroup; in the guest it is /vc/<id>"},
+	{"linux.cgroupsPath", mapped, "names the host's cgroup; in the guest it is /vc/ and the number of the creation"},
 	{"linux.namespaces", mapped, "see Namespaces"},
 	{"linux.namespaces[].type", mapped, "see Namespaces"},
 	{"linux.namespaces[].path", mapped, "of the network namespace: used by the host; of others see Namespaces"},

@@ -9,8 +9,6 @@ import (
 	"sync"
 
 	"github.com/sirupsen/logrus"
-	"golang.org/x/sys/unix"
-
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
@@ -22,11 +20,15 @@ import (
 // container is one container of the sandbox, from its shim's request to its
 // shim's end.
 type container struct {
-	s    *Sandbox
-	id   string
-	log  *logrus.Entry
-	init *process
-	shim state.Process
+	s  *Sandbox
+	id string
+	// name is what the guest knows this creation by, tag is its share's device, and
+	// its disks' serial numbers begin with number. No other one of the machine ever
+	// has them: what of it cannot be taken away is in nobody's way.
+	name, tag, number string
+	log               *logrus.Entry
+	init              *process
+	shim              state.Process
 	// oomFile is left where the guest's OOM killer was at work; "" for none.
 	oomFile string
 	// oomScore is its oom_score_adj on the host; nil where it has none.
@@ -38,7 +40,10 @@ type container struct {
 	killed   chan struct{} // closed when the container has to end at once
 	released chan struct{} // closed when nothing of it is left
 	removed  chan struct{} // closed when the sandbox has forgotten it
+	deserted chan struct{} // closed when the guest is not waited for any more
 	killOnce sync.Once
+
+	desertOnce sync.Once
 
 	// execTurns bounds how many processes are on their way into it at a time. Each
 	// container of a pod has its own: where one's hang no other one's wait.
@@ -59,8 +64,10 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 	if err != nil {
 		return nil, fmt.Errorf("find the shim's process: %w", err)
 	}
+	number := strconv.FormatUint(s.creations.Add(1), 10)
 	c := &container{
 		s: s, id: req.Container, shim: shim,
+		name: "container" + number, tag: "share" + number, number: number,
 		oomFile:  req.OOMFile,
 		oomScore: req.OOMScore,
 		log:      s.log.WithField("container", req.Container),
@@ -69,6 +76,7 @@ func (s *Sandbox) newContainer(conn *monitor.Conn, req *monitor.Request) (*conta
 		killed:   make(chan struct{}),
 		released: make(chan struct{}),
 		removed:  make(chan struct{}),
+		deserted: make(chan struct{}),
 		execs:    make(map[string]*process),
 
 		execTurns: newTurns(execsAtOnce),
@@ -99,7 +107,8 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	fits := make(chan error, 1)
 	go func() { fits <- c.s.size.fit(ctx, m) }() // takes its time, and is not needed before the start
 	guest := &api.CreateContainerRequest{
-		Container: c.id,
+		Container: c.name,
+		Id:        c.id,
 		Spec:      req.Spec,
 		Stdio:     guestStdio(req.Stdio),
 	}
@@ -107,7 +116,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		return c.failed("attach the disks to the VM", err)
 	}
 	if share != nil {
-		guest.ShareTag = c.shareTag()
+		guest.ShareTag = c.tag
 	}
 	c.mu.Lock()
 	c.inGuest = true
@@ -120,7 +129,10 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	call, cancel := context.WithCancel(ctx)
 	defer cancel()
 	made := make(chan error, 1)
-	go func() { made <- createIn(call, m.Guest, guest) }() // ends with the call
+	go func() { // ends with the call
+		_, err := m.Guest.CreateContainer(call, guest)
+		made <- err
+	}()
 	if share != nil {
 		if err := c.plugShare(ctx, m, guest.ShareTag, share); err != nil {
 			cancel() // the agent gives up when the container is removed
@@ -140,28 +152,6 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		return err
 	}
 	return c.syncNetwork(ctx, m)
-}
-
-// createIn has the agent create a container. One of that name that is there
-// already is nobody's any more: its end could not be asked for (see release).
-func createIn(ctx context.Context, g Guest, req *api.CreateContainerRequest) error {
-	_, err := g.CreateContainer(ctx, req)
-	if !errors.Is(err, unix.EEXIST) {
-		return err
-	}
-	if _, err := g.RemoveContainer(ctx, &api.ContainerRequest{Container: req.Container}); err != nil {
-		return fmt.Errorf("remove an earlier container of that name: %w", err)
-	}
-	_, err = g.CreateContainer(ctx, req)
-	return err
-}
-
-// shareTag is the name of the share's device.
-func (c *container) shareTag() string {
-	if len(c.id) > maxTag {
-		return "c" + strconv.Itoa(c.shim.Pid)
-	}
-	return c.id
 }
 
 // plugShare attaches the file server.
@@ -201,10 +191,6 @@ func unplug(ctx context.Context, devices []hypervisor.Device) error {
 	}
 	return errors.Join(errs...)
 }
-
-// maxTag is the longest name of a virtio-fs device in bytes (virtio 1.2,
-// section 5.11.4).
-const maxTag = 36
 
 // failed names the phase of a failure. An answer of the agent stands for
 // itself; for anything else the end of the guest's console may tell why.
@@ -248,7 +234,7 @@ func (c *container) start(ctx context.Context) error {
 	if err := failpoint.Here(failpoint.MonitorStart); err != nil {
 		return err
 	}
-	if _, err := m.Guest.StartContainer(ctx, &api.ContainerRequest{Container: c.id}); err != nil {
+	if _, err := m.Guest.StartContainer(ctx, &api.ContainerRequest{Container: c.name}); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -266,19 +252,19 @@ func (c *container) resize(ctx context.Context, req *monitor.Request) error {
 		return err
 	}
 	_, err = m.Guest.ResizeConsole(ctx, &api.ResizeConsoleRequest{
-		Container: c.id, Process: req.Process,
+		Container: c.name, Process: req.Process,
 		Width: uint32(req.Width), Height: uint32(req.Height),
 	})
 	return err
 }
 
 func (c *container) pause(ctx context.Context) error {
-	_, err := c.s.machine.Guest.PauseContainer(ctx, &api.ContainerRequest{Container: c.id})
+	_, err := c.s.machine.Guest.PauseContainer(ctx, &api.ContainerRequest{Container: c.name})
 	return err
 }
 
 func (c *container) resume(ctx context.Context) error {
-	_, err := c.s.machine.Guest.ResumeContainer(ctx, &api.ContainerRequest{Container: c.id})
+	_, err := c.s.machine.Guest.ResumeContainer(ctx, &api.ContainerRequest{Container: c.name})
 	return err
 }
 

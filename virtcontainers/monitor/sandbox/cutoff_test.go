@@ -10,7 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
-	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/statetest"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -49,10 +49,7 @@ func TestCutOffIsUndoneFirst(t *testing.T) {
 		"too late": {config.Seconds(0.001), true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			store, err := state.Open(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
+			store := statetest.Store(t)
 			log := logrus.New()
 			log.SetOutput(io.Discard)
 			cfg := &monitor.SandboxConfig{ID: "pod", Config: *config.Default()}
@@ -66,16 +63,7 @@ func TestCutOffIsUndoneFirst(t *testing.T) {
 				shimGone: make(chan struct{}), killed: make(chan struct{}), released: make(chan struct{}), removed: make(chan struct{}),
 			}
 			s.containers["c"], s.containers["other"] = c, &container{}
-			shim, end, err := monitor.Pair()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer shim.Close()
-			conn, err := monitor.FileConn(end)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
+			shim, conn := shimPair(t)
 			c.kill()
 			undone := make(chan struct{})
 			go func() {

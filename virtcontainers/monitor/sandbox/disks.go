@@ -27,7 +27,7 @@ func (c *container) plugDisks(ctx context.Context, m *Machine, req *monitor.Requ
 		if err != nil {
 			return "", err
 		}
-		serial = fmt.Sprintf("%d-%d", c.shim.Pid, len(disks))
+		serial = fmt.Sprintf("%s-%d", c.number, len(disks))
 		disks = append(disks, hypervisor.Disk{File: f, Serial: serial, ReadOnly: d.ReadOnly, Volatile: d.Volatile})
 		return serial, nil
 	}

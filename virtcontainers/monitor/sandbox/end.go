@@ -102,23 +102,20 @@ func (c *container) unserve() {
 	c.kill()
 }
 
-// fence takes everything away from a container of a pod whose processes do
-// not die, so that its rootfs is released all the same. The VM is killed
-// where even that fails.
+// fence takes the host's files away from a container of a pod whose processes do
+// not die, so that its rootfs is released all the same. Where the guest confirms the
+// KILL they do nothing more but wait, for an answer of the file server as a rule, and
+// may be left to it. Otherwise the VM is killed.
 func (c *container) fence(ctx context.Context) {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
 	err := c.shim.Kill(limited) // the file server goes with it
 	if err == nil {
-		err = unplug(limited, c.takeDevices())
+		err = c.signal(limited, "", unix.SIGKILL, true)
 	}
-	if err == nil {
-		select {
-		case <-c.init.ended: // the processes were stuck in the share
-			return
-		case <-limited.Done():
-			err = limited.Err()
-		}
+	if err == nil || errors.Is(err, unix.ESRCH) && limited.Err() == nil {
+		c.desert()
+		return
 	}
 	c.log.WithError(err).Error("cannot fence the container: ending the whole sandbox")
 	c.killVM(ctx)
@@ -136,20 +133,41 @@ func (c *container) release(ctx context.Context) {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
+	defer c.s.aside.changed()
 	if inGuest {
-		err := failpoint.Here(failpoint.MonitorRemove)
-		if err == nil {
-			_, err = c.s.machine.Guest.RemoveContainer(ctx, &api.ContainerRequest{Container: c.id})
-		}
-		if err != nil {
+		if err := c.removeInGuest(ctx); err != nil {
 			c.log.WithError(err).Warn("remove the container in the guest")
 			c.leave(err)
+			c.s.putAside(c)
+			return
 		}
 	}
 	if err := errors.Join(failpoint.Here(failpoint.MonitorUnplug), unplug(ctx, c.takeDevices())); err != nil {
 		c.log.WithError(err).Warn("unplug the container's devices")
 		c.leave(err)
 	}
+}
+
+// removeInGuest has the guest remove the container. When the shim has gone the host
+// holds nothing of it any more, and the guest, without the file server, hardly can: it
+// is not waited for longer than for a KILL.
+func (c *container) removeInGuest(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-c.shimGone:
+			t := time.AfterFunc(c.s.cfg.Config.Runtime.KillTimeout.Std(), cancel)
+			<-ctx.Done()
+			t.Stop()
+		case <-ctx.Done():
+		}
+	}()
+	if err := failpoint.Here(failpoint.MonitorRemove); err != nil {
+		return err
+	}
+	_, err := c.s.machine.Guest.RemoveContainer(ctx, &api.ContainerRequest{Container: c.name})
+	return err
 }
 
 // leave notes that something of the container could not be taken away, left

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
 
 // fakeVM is a machine that only lives and dies.
@@ -214,4 +216,19 @@ func (g *fakeGuest) signals() []unix.Signal {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return append([]unix.Signal(nil), g.got...)
+}
+
+// shimPair gives both ends of a shim's connection: the shim's, and the monitor's.
+func shimPair(t *testing.T) (shim, ours *monitor.Conn) {
+	t.Helper()
+	shim, file, err := monitor.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { shim.Close() })
+	if ours, err = monitor.FileConn(file); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ours.Close() })
+	return shim, ours
 }

@@ -112,6 +112,7 @@ func (p *process) watch() {
 		select {
 		case <-m.VM.Done():
 		case <-m.Guest.Done():
+		case <-p.c.deserted:
 		case <-p.ended:
 		}
 		cancel()
@@ -121,7 +122,7 @@ func (p *process) watch() {
 		var rep *api.WaitProcessResponse
 		err := failpoint.Here(failpoint.MonitorWait)
 		if err == nil {
-			rep, err = m.Guest.WaitProcess(ctx, &api.ProcessRequest{Container: p.c.id, Process: p.id})
+			rep, err = m.Guest.WaitProcess(ctx, &api.ProcessRequest{Container: p.c.name, Process: p.id})
 		}
 		if err != nil {
 			p.c.log.WithError(err).Debug("wait for the process")
@@ -236,7 +237,7 @@ func (c *container) execInTurn(ctx context.Context, p *process, conn *monitor.Co
 	}
 	if err == nil {
 		_, err = m.Guest.ExecProcess(ctx, &api.ExecProcessRequest{
-			Container: c.id, Process: p.id, Spec: req.Spec, Stdio: guestStdio(req.Stdio),
+			Container: c.name, Process: p.id, Spec: req.Spec, Stdio: guestStdio(req.Stdio),
 		})
 	}
 	if err != nil && ctx.Err() != nil {
@@ -288,7 +289,7 @@ func (c *container) signal(ctx context.Context, process string, sig unix.Signal,
 		return err
 	}
 	_, err = m.Guest.SignalProcess(ctx, &api.SignalProcessRequest{
-		Container: c.id, Process: process, Signal: uint32(sig), All: all,
+		Container: c.name, Process: process, Signal: uint32(sig), All: all,
 	})
 	if errors.Is(err, client.ErrEnded) { // the process has ended by itself, and the machine with it
 		return fmt.Errorf("%w: %w", unix.ESRCH, err)

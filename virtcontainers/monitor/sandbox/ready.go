@@ -40,7 +40,7 @@ func (s *Sandbox) awaitReady(ctx context.Context, conn *monitor.Conn, req *monit
 	if err := failpoint.Here(failpoint.MonitorReady); err != nil {
 		return err
 	}
-	_, err = m.Guest.WaitReady(ctx, &api.ContainerRequest{Container: c.id})
+	_, err = m.Guest.WaitReady(ctx, &api.ContainerRequest{Container: c.name})
 	if ctx.Err() != nil && err != nil {
 		return fmt.Errorf("container %s has ended: %w", c.id, unix.ESRCH)
 	}

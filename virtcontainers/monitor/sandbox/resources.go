@@ -32,13 +32,13 @@ func (c *container) update(ctx context.Context, req *monitor.Request) error {
 	if err := c.s.size.fit(ctx, c.s.machine); err != nil {
 		return err
 	}
-	_, err := c.s.machine.Guest.UpdateContainer(ctx, &api.UpdateContainerRequest{Container: c.id, Resources: req.Spec})
+	_, err := c.s.machine.Guest.UpdateContainer(ctx, &api.UpdateContainerRequest{Container: c.name, Resources: req.Spec})
 	return err
 }
 
 // stats reads the container's cgroup in the guest.
 func (c *container) stats(ctx context.Context) (*monitor.Reply, error) {
-	rep, err := c.s.machine.Guest.ContainerStats(ctx, &api.ContainerRequest{Container: c.id})
+	rep, err := c.s.machine.Guest.ContainerStats(ctx, &api.ContainerRequest{Container: c.name})
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +111,7 @@ func (c *container) watchOOM() {
 	}()
 	var known uint64
 	for {
-		rep, err := c.s.machine.Guest.WaitOOM(ctx, &api.WaitOOMRequest{Container: c.id, Known: known})
+		rep, err := c.s.machine.Guest.WaitOOM(ctx, &api.WaitOOMRequest{Container: c.name, Known: known})
 		if err != nil {
 			<-c.init.ended
 			break

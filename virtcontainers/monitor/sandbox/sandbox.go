@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -119,6 +121,9 @@ type Sandbox struct {
 
 	recording sync.Mutex     // one change of the record at a time
 	requests  sync.WaitGroup // connections being served
+
+	creations atomic.Uint64 // of containers, in the machine's life
+	aside     aside         // what of them the guest does not let go of
 }
 
 func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entry) *Sandbox {
@@ -243,7 +248,7 @@ func (s *Sandbox) recordVM(vm hypervisor.VM) error {
 	return nil
 }
 
-// record changes the sandbox's record.
+// record changes the sandbox's record. One that stays as it is is not written.
 func (s *Sandbox) record(change func(*state.Sandbox)) error {
 	s.recording.Lock()
 	defer s.recording.Unlock()
@@ -251,7 +256,11 @@ func (s *Sandbox) record(change func(*state.Sandbox)) error {
 	if err != nil {
 		return err
 	}
-	change(rec)
+	was := *rec
+	was.Started = slices.Clone(rec.Started)
+	if change(rec); reflect.DeepEqual(&was, rec) {
+		return nil
+	}
 	return s.store.SaveSandbox(rec)
 }
 
@@ -395,6 +404,9 @@ func (s *Sandbox) add(c *container) error {
 	}
 	if s.containers[c.id] != nil {
 		return fmt.Errorf("container %s is in the sandbox already: %w", c.id, unix.EEXIST)
+	}
+	if err := s.aside.full(); err != nil {
+		return err
 	}
 	s.containers[c.id] = c
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/vc-runtime/vc-runtime/agent/api"
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/statetest"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -38,12 +39,10 @@ const quick = 300 * time.Millisecond // of the guest's deadlines
 
 func startBench(t *testing.T, guest func(*fakeVM) *fakeGuest, bootErr error) *bench {
 	t.Helper()
-	store, err := state.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := statetest.Store(t)
 	b := &bench{t: t, vm: &fakeVM{terminated: make(chan struct{}), done: make(chan struct{}), console: "boo\n"}, ended: make(chan struct{})}
 	b.guest = guest(b.vm)
+	var err error
 	if b.dir, err = store.MakeSandboxDir("c"); err != nil {
 		t.Fatal(err)
 	}

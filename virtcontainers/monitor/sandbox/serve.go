@@ -180,7 +180,7 @@ func (s *Sandbox) serveStream(ctx context.Context, conn *monitor.Conn, req *moni
 	span := trace.Begin(ctx, trace.Phase, "open "+req.Stream)
 	var guest net.Conn
 	if err = failpoint.Here(failpoint.MonitorStream); err == nil {
-		guest, err = s.machine.Guest.OpenStream(ctx, kind, c.id, req.Process)
+		guest, err = s.machine.Guest.OpenStream(ctx, kind, c.name, req.Process)
 	}
 	span.End()
 	cancel()
@@ -246,13 +246,13 @@ func (s *Sandbox) serveCreate(ctx context.Context, conn *monitor.Conn, req *moni
 	c.supervise(ctx)
 }
 
-// failCreate undoes a create, and tells the shim, which ends at once. One that was cut
-// off is undone first: the guest may be in the middle of something that it does with
-// the shim's files, and what waits for the answer of a file server that has gone does
-// so for ever, also when the device is unplugged (virtio_fs_remove waits for it, Linux
-// 6.1). A guest that takes longer than a KILL may take does not keep the files.
+// failCreate undoes a create, and tells the shim, which ends at once. In a machine that
+// lives on it is undone first: the guest may be in the middle of something that it does
+// with the shim's files, and what waits for the answer of a file server that has gone
+// does so for ever (see aside). A guest that takes longer than a KILL may take does not
+// keep the files.
 func (c *container) failCreate(ctx context.Context, conn *monitor.Conn, why error) {
-	if !c.isKilled() {
+	if !c.isKilled() && c.s.last(c) {
 		reply(conn, why)
 		c.undoCreate(ctx)
 		return

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/state"
+	"github.com/vc-runtime/vc-runtime/state/statetest"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/monitor"
 )
@@ -18,24 +19,8 @@ import (
 // newWaiting makes a spare that is to start, of this process.
 func newWaiting(t *testing.T, change func(*config.Config)) *waiting {
 	t.Helper()
-	store, err := state.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := state.Self()
-	if err != nil {
-		t.Fatal(err)
-	}
-	boot, err := state.BootID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := store.MakeSpareDir("spare"); err != nil {
-		t.Fatal(err)
-	}
-	if err := store.SaveSpare("spare", &state.Spare{Machine: "m", Monitor: self, BootID: boot}); err != nil {
-		t.Fatal(err)
-	}
+	store := statetest.Store(t)
+	statetest.AddSpare(t, store, "spare", func(sp *state.Spare) { sp.Machine = "m" })
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	w := &waiting{id: "spare", store: store, log: log, cfg: &monitor.SandboxConfig{ID: "spare", Exe: "/exe", Config: *config.Default()}}
