@@ -260,7 +260,7 @@ func TestPlugUnansweredKeepsTheSlot(t *testing.T) {
 	// The rollback goes on by itself, and this QEMU answers it.
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		v.mu.Lock()
-		taken := v.slots[0]
+		taken := v.slots[0].interrupts
 		v.mu.Unlock()
 		if taken == 0 {
 			break

@@ -45,8 +45,8 @@ func TestPlugNICRefuses(t *testing.T) {
 		"no address": {Taps: files},
 		"vhost":      {Taps: files, Vhost: files[:1], MAC: mac},
 	} {
-		v := &vm{slots: make([]int, 1)}
-		if _, err := v.PlugNIC(t.Context(), nic); err == nil || v.slots[0] != 0 {
+		v := &vm{slots: make([]slot, 1)}
+		if _, err := v.PlugNIC(t.Context(), nic); err == nil || v.slots[0] != (slot{}) {
 			t.Errorf("%s: %v, slot taken: %v", name, err, v.slots[0])
 		}
 	}

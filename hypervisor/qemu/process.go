@@ -36,7 +36,7 @@ func spawn(cfg hypervisor.Config, memory *guestMemory) (*vm, *net.UnixConn, erro
 		console: newTail(consoleLimit),
 		stderr:  newTail(stderrLimit),
 		done:    make(chan struct{}),
-		slots:   make([]int, cfg.HotplugSlots),
+		slots:   make([]slot, cfg.HotplugSlots),
 		cpus:    cfg.CPUs,
 		memory:  memory,
 	}

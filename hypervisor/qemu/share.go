@@ -173,7 +173,7 @@ func (v *vm) takeSlot(kind string, interrupts int) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	v.slots[slot] = interrupts
+	v.slots[slot].interrupts = interrupts
 	v.plugged++
 	d := &device{vm: v, slot: slot, serial: v.plugged, id: fmt.Sprintf("%s%d", kind, v.plugged), busy: make(chan struct{}, 1)}
 	d.busy <- struct{}{}
@@ -188,12 +188,22 @@ func (v *vm) takeSlot(kind string, interrupts int) (*device, error) {
 // that gets none falls silent, and whoever waits for it waits for ever.
 const interruptsPerCPU = 170
 
-// freeSlot finds a slot for a device with that many interrupts.
-func freeSlot(slots []int, cpus, interrupts int) (int, error) {
+// slot is a root port.
+type slot struct {
+	interrupts int // of what is in it; 0 is free
+	freed      int // how many were freed until it was, the last time; 0 is never
+}
+
+// freeSlot finds a slot for a device with that many interrupts: of those that are
+// free the one that is for the longest time. A guest may be told to let go of a device
+// twice (QEMU tells it of all removals that are pending with each device that comes or
+// goes: hw/acpi/pcihp.c and the table's PCNT method, QEMU 7.2), and then has QEMU
+// remove whatever is in that slot when it comes to the second time.
+func freeSlot(slots []slot, cpus, interrupts int) (int, error) {
 	free, taken := -1, 0
-	for slot, n := range slots {
-		if taken += n; n == 0 && free < 0 {
-			free = slot
+	for i, s := range slots {
+		if taken += s.interrupts; s.interrupts == 0 && (free < 0 || s.freed < slots[free].freed) {
+			free = i
 		}
 	}
 	switch {
@@ -210,7 +220,8 @@ func (d *device) freeSlot() {
 	d.gone = true
 	d.vm.mu.Lock()
 	defer d.vm.mu.Unlock()
-	d.vm.slots[d.slot] = 0
+	d.vm.freed++
+	d.vm.slots[d.slot] = slot{freed: d.vm.freed}
 }
 
 // Events about devices (QEMU: qapi/qdev.json).

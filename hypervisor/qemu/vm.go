@@ -36,7 +36,8 @@ type vm struct {
 	err    error         // set before done is closed
 
 	mu      sync.Mutex // guards what follows
-	slots   []int      // interrupts of what is in each root port; 0 is free
+	slots   []slot     // one for each root port
+	freed   int        // slots ever freed, for their order
 	plugged int        // devices ever plugged, for unique names
 	dimms   int        // pieces of memory ever plugged
 }
