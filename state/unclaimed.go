@@ -11,12 +11,12 @@ import (
 
 const (
 	unclaimedDir     = "unclaimed"
-	unclaimedVersion = 1
+	unclaimedVersion = 2 // 2 has Sandbox
 	unclaimedRecord  = "unclaimed.json"
 )
 
-// Unclaimed is the record of a sandbox that is kept for the same create to come
-// again. It lies beside those of containers and sandboxes, so that everybody can
+// Unclaimed is the record of a sandbox, or of the room in one, that is kept for the
+// same create to come again. It lies beside those of containers and sandboxes, so that everybody can
 // look for such records at the cost of an empty folder.
 type Unclaimed struct {
 	// Version is that of the format; SaveUnclaimed sets it.
@@ -26,6 +26,9 @@ type Unclaimed struct {
 	// Until is when it has to go, as time since the boot (CLOCK_BOOTTIME,
 	// clock_gettime(2)).
 	Until time.Duration `json:"until"`
+	// Sandbox is the one that goes on with room for the container; "" where the
+	// sandbox itself is kept. Nothing of the container is needed for that.
+	Sandbox string `json:"sandbox,omitempty"`
 }
 
 // SinceBoot is the time since the host's boot, with the time in suspension.

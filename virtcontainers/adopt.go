@@ -138,14 +138,18 @@ func (r *Runtime) enterAdopted(ctx context.Context, p *plan) error {
 	return nil
 }
 
-// abandon gives a claim up, so that nothing is kept.
+// abandon gives a claim up, so that nothing is kept but room, where it is to be.
 func (r *Runtime) abandon(ctx context.Context, p *plan) error {
 	if p.claim == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Config.Runtime.KillTimeout.Std())
 	defer cancel()
-	_, err := p.claim.Call(ctx, &monitor.Request{Op: monitor.OpAbandon, Container: p.ID}, nil)
+	req := &monitor.Request{Op: monitor.OpAbandon, Container: p.ID}
+	if p.keepRoom {
+		req.Room = string(p.room)
+	}
+	_, err := p.claim.Call(ctx, req, nil)
 	p.claim.Close()
 	p.unheard = err != nil
 	if err != nil && !notThere(err) {
@@ -199,7 +203,7 @@ func (r *Runtime) Reap(ctx context.Context) {
 
 func (r *Runtime) reap(ctx context.Context, id string) error {
 	if !r.expired(id) {
-		return nil
+		return r.cleanUnfinished(ctx, id)
 	}
 	o, err := r.Store.TryBegin(id, lifecycle.OpCleanup)
 	if o == nil || err != nil {
@@ -228,6 +232,9 @@ func (r *Runtime) expired(id string) bool {
 	u, err := r.Store.Unclaimed(id)
 	if err != nil {
 		return !errors.Is(err, state.ErrNotExist) && !errors.Is(err, state.ErrFutureVersion)
+	}
+	if u.Sandbox != "" && !r.monitorAlive(u.Sandbox) {
+		return true // the room has gone with the machine
 	}
 	boot, bootErr := state.BootID()
 	since, err := state.SinceBoot()

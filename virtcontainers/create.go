@@ -81,7 +81,9 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, detached bool) (*
 		}
 		return proc, nil
 	}
-	if p.claim != nil && p.key != "" && errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+	tooSlow := errors.Is(context.Cause(ctx), context.DeadlineExceeded)
+	p.keepRoom = tooSlow && p.room != ""
+	if p.claim != nil && p.key != "" && tooSlow {
 		undo.keepSandbox() // the same create may come again, and finds it
 		err = fmt.Errorf("%w: it goes on, and is kept for the same create for %s", err, r.Config.Runtime.UnclaimedTimeout.Std())
 	}
@@ -123,8 +125,12 @@ type plan struct {
 	process   json.RawMessage
 	hooks     json.RawMessage
 	key       resourcecache.Key // "" for what is not kept
-	record    *state.Container  // once it is being built
-	place     *place
+	// room is key of one that has joined a sandbox, in whose machine room is kept for
+	// it; keepRoom is set where it is to be kept now.
+	room     resourcecache.Key
+	keepRoom bool
+	record   *state.Container // once it is being built
+	place    *place
 	// claim is good while it is open: the monitor ends, or keeps, what nobody
 	// claims.
 	claim *monitor.Conn
@@ -206,6 +212,7 @@ func (r *Runtime) plan(o CreateOptions) (*plan, error) {
 func (r *Runtime) makeRoom(ctx context.Context, p *plan) error {
 	rec, err := r.Store.Container(p.ID)
 	if errors.Is(err, state.ErrNotExist) {
+		r.giveUpRecordedRoom(ctx, p.ID, p.sandbox)
 		return r.Store.RemoveUnclaimed(p.ID)
 	}
 	if err != nil {
@@ -216,6 +223,9 @@ func (r *Runtime) makeRoom(ctx context.Context, p *plan) error {
 	}
 	if r.adopt(ctx, p, rec) {
 		return nil
+	}
+	if rec.Sandbox != p.sandbox {
+		r.giveUpRoom(ctx, rec.Sandbox, rec.ID)
 	}
 	if err := failpoint.Here(failpoint.CreateEvict); err != nil {
 		return err
@@ -266,7 +276,7 @@ func (r *Runtime) build(ctx context.Context, p *plan, undo *cleanup) (*os.Proces
 	if err := r.Store.SaveContainer(rec); err != nil {
 		return nil, fmt.Errorf("record container %s: %w", p.ID, err)
 	}
-	undo.pushSandbox(func(context.Context) error { return r.forget(p.ID) })
+	undo.pushSandbox(func(ctx context.Context) error { return r.forgetCreate(ctx, p) })
 	if err := forgetOOM(p.bundle.Dir); err != nil {
 		return nil, err
 	}

@@ -50,6 +50,8 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 		}
 	} else if !force {
 		return state.ErrNotExist
+	} else {
+		r.giveUpRoom(ctx, rec.Sandbox, id)
 	}
 	if ok && st != lifecycle.Stopped && st != lifecycle.Creating {
 		if err := failpoint.Here(failpoint.DeleteStop); err != nil {
@@ -62,6 +64,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if err := r.clean(ctx, rec); err != nil {
 		return err
 	}
+	r.reapRooms(ctx, rec.Sandbox)
 	// The container is gone, whatever its poststop hooks say.
 	if err := errors.Join(failpoint.Here(failpoint.DeleteHooks), r.runHooks(ctx, rec, hooks.Poststop, lifecycle.Stopped)); err != nil {
 		r.Log.WithField("container", id).Error(err)
@@ -80,6 +83,7 @@ func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) erro
 	if damaged {
 		r.killDamaged(ctx, id)
 	}
+	r.giveUpRecordedRoom(ctx, id, "")
 	// The id may also be that of a pod that never had a container of its own.
 	if err := r.endIfLast(ctx, &state.Container{ID: id, Sandbox: id}); err != nil {
 		return err
@@ -95,6 +99,14 @@ func (r *Runtime) cleanUnknown(ctx context.Context, id string, cause error) erro
 // clean ends what still lives of a container and removes its traces, the
 // record last: while that is there, somebody knows what to clean.
 func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
+	if err := r.cleanUp(ctx, rec); err != nil {
+		return err
+	}
+	return r.forget(rec.ID)
+}
+
+// cleanUp is clean up to the record.
+func (r *Runtime) cleanUp(ctx context.Context, rec *state.Container) error {
 	err := errors.Join(
 		failpoint.Here(failpoint.DeleteShim),
 		rec.Shim.Kill(ctx),
@@ -106,7 +118,7 @@ func (r *Runtime) clean(ctx context.Context, rec *state.Container) error {
 	if err != nil {
 		return fmt.Errorf("clean up container %s: %w", rec.ID, err)
 	}
-	return r.forget(rec.ID)
+	return nil
 }
 
 // endIfLast ends the record's sandbox where no other container lives in it,

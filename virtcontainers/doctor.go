@@ -247,7 +247,7 @@ func (d *doctor) folders(context.Context) ([]Orphan, error) {
 		return nil, err
 	}
 	for _, id := range unclaimed {
-		if used[id] || slices.Contains(ids, id) || d.busy(id) {
+		if used[id] || slices.Contains(ids, id) || d.busy(id) || d.r.roomKept(id) {
 			continue
 		}
 		found = append(found, Orphan{

@@ -84,7 +84,7 @@ func (r *Runtime) claimSandbox(ctx context.Context, p *plan, undo *cleanup) erro
 		p.claim, err = r.awaitClaim(ctx, a)
 		switch {
 		case err == nil && a.spare == nil:
-			p.key = "" // the machine is the pod's, and lives on without this container
+			p.room, p.key = p.key, "" // the machine is the pod's, and lives on without this container
 			return nil
 		case err == nil:
 			return nil
@@ -146,7 +146,7 @@ func (r *Runtime) enterSandbox(ctx context.Context, p *plan, undo *cleanup, refu
 		var a *asked
 		err := error(monitor.ErrGone)
 		if refused == nil || !r.isOf(refused) {
-			a, err = r.join(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID})
+			a, err = r.join(ctx, p.sandbox, &monitor.Request{Op: monitor.OpClaim, Container: p.ID, Room: string(p.key)})
 		}
 		if err == nil || !notThere(err) {
 			return a, err

@@ -44,7 +44,8 @@ const (
 	OpClaim   Op = "claim"
 	OpClaimed Op = "claimed"
 	// OpAbandon says that the container is not wanted: on the connection of its
-	// claim, or on one of its own about a sandbox that is kept.
+	// claim, or on one of its own about a sandbox that is kept or, with Container,
+	// about room that is.
 	OpAbandon Op = "abandon"
 	// OpCreate is sent by a container's shim with the file server's socket,
 	// unless there is nothing to be shared.
@@ -82,6 +83,9 @@ type Request struct {
 	Container string `json:"container,omitempty"`
 	Process   string `json:"process,omitempty"` // "" is the container's init
 	Key       string `json:"key,omitempty"`     // OpClaim: resourcecache.Key
+	// Room is the resourcecache.Key of a create that joins: OpClaim, for which its room
+	// in the machine is kept, and OpAbandon on the claim where it is to be kept now.
+	Room string `json:"room,omitempty"`
 
 	// Trace is the path of a trace to write into; "" for none. What the monitor
 	// does for a container or sandbox goes into the trace of its creation.

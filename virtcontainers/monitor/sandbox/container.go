@@ -103,9 +103,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		return err
 	}
 	c.s.scoreVM(m.VM.Process())
-	c.s.size.set(c.id, req.Demand)
-	fits := make(chan error, 1)
-	go func() { fits <- c.s.size.fit(ctx, m) }() // takes its time, and is not needed before the start
+	fits := c.s.makeRoom(ctx, m, c.id, req.Demand) // takes its time, and is not needed before the start
 	guest := &api.CreateContainerRequest{
 		Container: c.name,
 		Id:        c.id,
@@ -143,7 +141,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err := <-made; err != nil {
 		return c.failed("create the container in the guest", err)
 	}
-	if err := <-fits; err != nil {
+	if err := fits(); err != nil {
 		return c.failed("make room for the container", err)
 	}
 	c.init.watch()

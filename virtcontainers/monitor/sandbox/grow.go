@@ -115,15 +115,32 @@ func (z *sizer) drop(container string) {
 func (z *sizer) want() size.Machine {
 	z.mu.Lock()
 	defer z.mu.Unlock()
+	sum := z.sum()
+	if z.least != z.most { // one that is to grow
+		z.checkMost(size.For(sum, z.least, boundless))
+	}
+	return size.For(sum, z.least, z.most)
+}
+
+// sum is what all demands together are. z.mu is held.
+func (z *sizer) sum() size.Demand {
 	var sum size.Demand
 	for _, d := range z.demands {
 		sum = sum.Plus(d)
 	}
-	sum = sum.AtLeast(z.pod)
-	if z.least != z.most { // one that is to grow
-		z.checkMost(size.For(sum, z.least, size.Machine{CPUs: math.MaxInt, MemoryMiB: math.MaxInt}))
-	}
-	return size.For(sum, z.least, z.most)
+	return sum.AtLeast(z.pod)
+}
+
+// boundless is the most of a machine that may be of any size.
+var boundless = size.Machine{CPUs: math.MaxInt, MemoryMiB: math.MaxInt}
+
+// enough reports whether what the machine has will do for the demands. Its turn is
+// held.
+func (z *sizer) enough() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	want := size.For(z.sum(), z.least, boundless)
+	return want.CPUs <= z.have.CPUs && want.MemoryMiB <= z.have.MemoryMiB
 }
 
 // checkMost notes what there is less of than the demands make. z.mu is held.
@@ -154,13 +171,17 @@ func (z *sizer) takeNotices() []string {
 	return taken
 }
 
-// fit grows the machine to what the demands make.
-func (z *sizer) fit(ctx context.Context, m *Machine) error {
+// fit grows the machine to what the demands make. Before that it calls giveWay as
+// long as they do not fit into it: that may take a demand back which nobody waits
+// for, and is false where there is none.
+func (z *sizer) fit(ctx context.Context, m *Machine, giveWay func() bool) error {
 	select {
 	case <-z.turn:
 		defer func() { z.turn <- struct{}{} }()
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the virtual machine to grow: %w", ctx.Err())
+	}
+	for !z.enough() && giveWay() {
 	}
 	want := z.want()
 	if want.CPUs <= z.have.CPUs && want.MemoryMiB <= z.have.MemoryMiB && !z.idle {

@@ -90,7 +90,7 @@ func TestMachineFits(t *testing.T) {
 		} else {
 			z.set(step.id, *step.d)
 		}
-		if err := z.fit(t.Context(), m); err != nil {
+		if err := z.fit(t.Context(), m, nobody); err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Equal(vm.steps, step.want) {
@@ -116,7 +116,7 @@ func TestGrowthEnds(t *testing.T) {
 		{"d", size.Demand{Memory: 300 * mib, CPU: 9000}, nil},
 	} {
 		z.set(step.id, step.d)
-		if err := z.fit(t.Context(), m); err != nil {
+		if err := z.fit(t.Context(), m, nobody); err != nil {
 			t.Fatal(err)
 		}
 		if got := z.takeNotices(); !slices.Equal(got, step.want) {
@@ -129,7 +129,7 @@ func TestGrowthEnds(t *testing.T) {
 	for _, want := range [][]string{nil, {
 		"linux.resources.memory: for the limits of its containers the virtual machine wants 656 MiB, and it stays at 512 (a machine can grow a few times only)"}, nil} {
 		z.set(fmt.Sprint(len(z.demands)), size.Demand{Memory: 200 * mib})
-		if err := z.fit(t.Context(), m); err != nil {
+		if err := z.fit(t.Context(), m, nobody); err != nil {
 			t.Fatal(err)
 		}
 		if got := z.takeNotices(); !slices.Equal(got, want) {
@@ -138,7 +138,7 @@ func TestGrowthEnds(t *testing.T) {
 	}
 	z, _, m = newGrowing(func(hv *config.Hypervisor) { hv.Sizing = config.SizingStatic })
 	z.set("a", size.Demand{Memory: 500 * mib, CPU: 4000})
-	if err := z.fit(t.Context(), m); err != nil || z.takeNotices() != nil {
+	if err := z.fit(t.Context(), m, nobody); err != nil || z.takeNotices() != nil {
 		t.Errorf("a machine that is not to grow: %v", err)
 	}
 }
@@ -151,7 +151,7 @@ func TestMachineThatCannotGrow(t *testing.T) {
 	} {
 		z, vm, m := newGrowing(change)
 		z.set("a", big)
-		if err := z.fit(t.Context(), m); err != nil {
+		if err := z.fit(t.Context(), m, nobody); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		for _, step := range vm.steps {
@@ -163,30 +163,30 @@ func TestMachineThatCannotGrow(t *testing.T) {
 	z, vm, m := newGrowing(nil)
 	vm.slots = 0
 	z.set("a", big)
-	if err := z.fit(t.Context(), m); err != nil || z.have.CPUs != 2 || z.have.MemoryMiB != 256 {
+	if err := z.fit(t.Context(), m, nobody); err != nil || z.have.CPUs != 2 || z.have.MemoryMiB != 256 {
 		t.Errorf("without slots: %+v, %v", z.have, err)
 	}
 	z, vm, m = newGrowing(nil)
 	vm.err = unix.EIO
 	z.set("a", big)
-	if err := z.fit(t.Context(), m); !errors.Is(err, unix.EIO) {
+	if err := z.fit(t.Context(), m, nobody); !errors.Is(err, unix.EIO) {
 		t.Errorf("QEMU refuses: %v", err)
 	}
 	z, vm, m = newGrowing(nil)
 	m.Guest = growingGuest{vm: vm, err: unix.ENOTSUP}
 	z.set("a", big)
-	if err := z.fit(t.Context(), m); !errors.Is(err, unix.ENOTSUP) {
+	if err := z.fit(t.Context(), m, nobody); !errors.Is(err, unix.ENOTSUP) {
 		t.Errorf("the guest cannot: %v", err)
 	}
 	m.Guest = growingGuest{vm: vm} // later it can
 	vm.steps = nil
-	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"2/256M", "+2048M", "2/2304M"}) {
+	if err := z.fit(t.Context(), m, nobody); err != nil || !slices.Equal(vm.steps, []string{"2/256M", "+2048M", "2/2304M"}) {
 		t.Errorf("again: %q, %v", vm.steps, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	<-z.turn // somebody else is at it
-	if err := z.fit(ctx, m); !errors.Is(err, context.Canceled) {
+	if err := z.fit(ctx, m, nobody); !errors.Is(err, context.Canceled) {
 		t.Errorf("a caller that gives up: %v", err)
 	}
 }
@@ -199,7 +199,7 @@ func TestNoRoomToGrow(t *testing.T) {
 	z.bound = func(_ context.Context, mib int) error { bounds = append(bounds, mib); return nil }
 	z.room = func(mib int) error { return roomToGrow(mib, 1<<20*config.GiB) }
 	z.set("a", size.Demand{Memory: 4096 * mib})
-	err := z.fit(t.Context(), m)
+	err := z.fit(t.Context(), m, nobody)
 	for _, text := range []string{"to grow by 2048 MiB", "MemAvailable", `hypervisor.memory_reserve = "1048576G"`} {
 		if !errors.Is(err, unix.ENOMEM) || !strings.Contains(err.Error(), text) {
 			t.Errorf("got %v, expected ENOMEM and %q", err, text)
@@ -209,7 +209,7 @@ func TestNoRoomToGrow(t *testing.T) {
 		t.Errorf("plugged: %q; limits: %d", vm.steps, bounds)
 	}
 	z.room = func(mib int) error { return roomToGrow(mib, 0) } // does not look
-	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"+2048M", "1/2304M", "+2048M", "1/4352M"}) {
+	if err := z.fit(t.Context(), m, nobody); err != nil || !slices.Equal(vm.steps, []string{"+2048M", "1/2304M", "+2048M", "1/4352M"}) {
 		t.Errorf("with room: %q, %v", vm.steps, err)
 	}
 
@@ -218,7 +218,7 @@ func TestNoRoomToGrow(t *testing.T) {
 	cfg.Config.Hypervisor.MaxMemory, cfg.Config.Hypervisor.MemoryReserve = config.GiB, 1<<20*config.GiB
 	z, vm.steps = newSizer(cfg), nil
 	z.set("a", size.Demand{Memory: 400 * mib})
-	if err := z.fit(t.Context(), m); !errors.Is(err, unix.ENOMEM) || len(vm.steps) != 0 {
+	if err := z.fit(t.Context(), m, nobody); !errors.Is(err, unix.ENOMEM) || len(vm.steps) != 0 {
 		t.Errorf("configured: plugged %q, %v", vm.steps, err)
 	}
 }
@@ -227,12 +227,12 @@ func TestNoRoomToGrow(t *testing.T) {
 func TestWholeBlocks(t *testing.T) {
 	z, vm, m := newGrowing(func(hv *config.Hypervisor) { hv.Memory = 200 * config.MiB })
 	z.set("a", size.Demand{Memory: 100 * mib})
-	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"+128M", "1/384M"}) {
+	if err := z.fit(t.Context(), m, nobody); err != nil || !slices.Equal(vm.steps, []string{"+128M", "1/384M"}) {
 		t.Errorf("%q, %v", vm.steps, err)
 	}
 	z, vm, m = newGrowing(func(hv *config.Hypervisor) { hv.Memory, hv.MaxMemory = 64*config.GiB, 80*config.GiB })
 	z.set("a", size.Demand{Memory: 65500 * mib})
-	if err := z.fit(t.Context(), m); err != nil || !slices.Equal(vm.steps, []string{"+16384M", "1/81920M"}) {
+	if err := z.fit(t.Context(), m, nobody); err != nil || !slices.Equal(vm.steps, []string{"+16384M", "1/81920M"}) {
 		t.Errorf("%q, %v", vm.steps, err)
 	}
 }
@@ -243,7 +243,7 @@ func TestPodDemand(t *testing.T) {
 	z.pod = size.Demand{Memory: 300 * mib, CPU: 2000}
 	for _, id := range []string{"a", "b", "c"} {
 		z.set(id, size.Demand{Memory: 100 * mib, CPU: 500})
-		if err := z.fit(t.Context(), m); err != nil {
+		if err := z.fit(t.Context(), m, nobody); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -307,7 +307,7 @@ func TestGrowthOfOneWhoHasGone(t *testing.T) {
 			z.set("a", tt.d)
 			ctx, cancel := context.WithCancel(t.Context())
 			result := make(chan error, 1)
-			go func() { result <- z.fit(ctx, m) }()
+			go func() { result <- z.fit(ctx, m, nobody) }()
 			<-vm.begun
 			cancel()
 			z.drop("a")
@@ -316,7 +316,7 @@ func TestGrowthOfOneWhoHasGone(t *testing.T) {
 				t.Errorf("the one who has gone: %v", err)
 			}
 			z.set("a", tt.d)
-			if err := z.fit(t.Context(), m); err != nil {
+			if err := z.fit(t.Context(), m, nobody); err != nil {
 				t.Error(err)
 			}
 			if !slices.Equal(vm.steps, []string{tt.plugged}) || !slices.Equal(guest.asked, []string{tt.asked}) {
@@ -325,3 +325,6 @@ func TestGrowthOfOneWhoHasGone(t *testing.T) {
 		})
 	}
 }
+
+// nobody is a fit's giveWay where nothing is kept.
+func nobody() bool { return false }

@@ -32,15 +32,18 @@ var errOther = fmt.Errorf("the sandbox is kept for another request: %w", unix.EK
 func (s *Sandbox) callerGone(id string) {
 	s.mu.Lock()
 	keep := s.mayKeep(id)
+	room := s.leaveRoom(id)
 	s.mu.Unlock()
 	// Before anybody else can claim the id: the record is for this claim.
 	until := time.Duration(0)
 	if keep {
 		until = s.cfg.Config.Runtime.UnclaimedTimeout.Std()
 	}
-	if err := s.markUnclaimed(id, until); err != nil {
-		s.log.WithError(err).Warn("the sandbox is not kept")
-		keep = false
+	if !room {
+		if err := s.markUnclaimed(id, until); err != nil {
+			s.log.WithError(err).Warn("the sandbox is not kept")
+			keep = false
+		}
 	}
 
 	s.mu.Lock()
@@ -191,15 +194,20 @@ func (s *Sandbox) giveUp(e resourcecache.Event) {
 // markUnclaimed records that there is no container id, though something of it is
 // there: for d still, or none at all.
 func (s *Sandbox) markUnclaimed(id string, d time.Duration) error {
+	return s.saveUnclaimed(&state.Unclaimed{ID: id}, d)
+}
+
+// saveUnclaimed completes a record and writes it.
+func (s *Sandbox) saveUnclaimed(u *state.Unclaimed, d time.Duration) error {
 	now, err := state.SinceBoot()
 	if err != nil {
 		return err
 	}
-	boot, err := state.BootID()
-	if err != nil {
+	if u.BootID, err = state.BootID(); err != nil {
 		return err
 	}
-	return s.store.SaveUnclaimed(&state.Unclaimed{ID: id, BootID: boot, Until: now + d})
+	u.Until = now + d
+	return s.store.SaveUnclaimed(u)
 }
 
 // tryAdopt is tryClaim with the key of a request, called with mu held: it gives

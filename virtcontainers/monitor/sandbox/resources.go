@@ -29,7 +29,7 @@ func (s *Sandbox) full(err error) error {
 // them first.
 func (c *container) update(ctx context.Context, req *monitor.Request) error {
 	c.s.size.set(c.id, req.Demand)
-	if err := c.s.size.fit(ctx, c.s.machine); err != nil {
+	if err := c.s.fit(ctx, c.s.machine, c.id); err != nil {
 		return err
 	}
 	_, err := c.s.machine.Guest.UpdateContainer(ctx, &api.UpdateContainerRequest{Container: c.name, Resources: req.Spec})

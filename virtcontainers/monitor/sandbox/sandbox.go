@@ -108,6 +108,7 @@ type Sandbox struct {
 	first string
 	cache resourcecache.State
 	kept  *keeping
+	rooms rooms // of containers that join, until these are claimed
 
 	// settled is closed when the create that the sandbox was started for is over,
 	// one way or the other.
@@ -140,6 +141,7 @@ func newSandbox(cfg *monitor.SandboxConfig, store *state.Store, log *logrus.Entr
 		settled:    make(chan struct{}),
 		traces:     make(map[string]*trace.Tracer),
 		spansTurn:  make(chan struct{}, 1),
+		rooms:      rooms{by: make(map[string]*reservation)},
 	}
 }
 
@@ -190,6 +192,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	}
 
 	<-s.idle
+	s.endRooms()
 	l.Close()
 	var err error
 	if s.machine != nil {
@@ -306,10 +309,11 @@ func (s *Sandbox) accept(l *net.UnixListener) {
 // A container of that name may be on its way out, deleted a moment ago, or its
 // create have been killed: claim waits for the end of that.
 //
-// With the key of a request it adopts what is kept for that.
-func (s *Sandbox) claim(ctx context.Context, id, key string) error {
+// With the key of a request it adopts what is kept for that. room is the key of one
+// that joins, for which its room is kept; "" for none.
+func (s *Sandbox) claim(ctx context.Context, id, key string, room resourcecache.Key) error {
 	for {
-		gone, err := s.tryClaim(id, key)
+		gone, err := s.tryClaim(id, key, room)
 		if gone == nil && err == nil {
 			err = errors.Join(s.store.RemoveUnclaimed(id), s.forgetStart(id))
 		}
@@ -349,9 +353,14 @@ func (s *Sandbox) forgetStart(id string) error {
 
 // tryClaim is claim without waiting. It gives a channel that is closed when it
 // makes sense to try again.
-func (s *Sandbox) tryClaim(id, key string) (gone <-chan struct{}, err error) {
+func (s *Sandbox) tryClaim(id, key string, room resourcecache.Key) (gone <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer func() {
+		if gone == nil && err == nil {
+			s.enterRoom(id, room)
+		}
+	}()
 	c := s.containers[id]
 	switch {
 	case s.ended:
@@ -417,7 +426,9 @@ func (s *Sandbox) remove(c *container) {
 	defer s.mu.Unlock()
 	if s.containers[c.id] == c {
 		delete(s.containers, c.id)
-		s.size.drop(c.id)
+		if s.rooms.by[c.id] == nil {
+			s.size.drop(c.id)
+		}
 		close(c.removed)
 	}
 	s.endIfIdle()

@@ -48,11 +48,13 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	log.Debug("request")
 	switch req.Op {
 	case monitor.OpClaim:
-		err := s.claimInTime(ctx, req.Container, req.Key)
+		err := s.claimInTime(ctx, &req)
 		sent := reply(conn, err)
 		switch {
 		case err == nil && sent:
 			s.serveClaim(conn, req.Container)
+		case err == nil && req.Room != "":
+			s.callerGone(req.Container)
 		case err == nil:
 			s.dropClaim(req.Container)
 		}
@@ -63,7 +65,11 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	case monitor.OpStream:
 		s.serveStream(ctx, conn, &req)
 	case monitor.OpAbandon:
-		s.giveUp(resourcecache.GiveUp)
+		if req.Container != "" {
+			s.giveUpRoom(req.Container)
+		} else {
+			s.giveUp(resourcecache.GiveUp)
+		}
 		reply(conn, nil)
 	case monitor.OpEvents:
 		s.serveEvents(conn, &req)
@@ -79,10 +85,10 @@ func (s *Sandbox) serve(conn *monitor.Conn) {
 	}
 }
 
-func (s *Sandbox) claimInTime(ctx context.Context, id, key string) error {
+func (s *Sandbox) claimInTime(ctx context.Context, req *monitor.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Config.Runtime.TeardownTimeout.Std())
 	defer cancel()
-	return s.claim(ctx, id, key)
+	return s.claim(ctx, req.Container, req.Key, resourcecache.Key(req.Room))
 }
 
 // reply sends an empty reply or a failure, and reports whether it was sent.
@@ -105,9 +111,18 @@ func (s *Sandbox) serveClaim(conn *monitor.Conn, id string) {
 			s.step(resourcecache.Acknowledge)
 			s.mu.Unlock()
 		}
+		if err == nil {
+			s.takeRoom(id)
+		} else {
+			s.giveUpRoom(id)
+		}
 		reply(conn, err)
 		s.dropClaim(id)
+	case err == nil && req.Op == monitor.OpAbandon && req.Room != "":
+		s.callerGone(id)
+		reply(conn, nil)
 	case err == nil && req.Op == monitor.OpAbandon:
+		s.giveUpRoom(id)
 		if id == s.first {
 			s.giveUp(resourcecache.GiveUp)
 		}
