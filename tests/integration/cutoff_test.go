@@ -2,7 +2,9 @@ package integration
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -115,6 +117,65 @@ func (c *cutOff) again(output string, pieces int) {
 	}
 }
 
+// isKept checks that there is nothing of it but the record of its room, which no doctor
+// takes away.
+func (c *cutOff) isKept(p *pod) {
+	c.Helper()
+	c.OK("doctor", "--fix")
+	if got := c.Read(c.unclaimed()); !strings.Contains(got, fmt.Sprintf(`"sandbox": %q`, p.id)) {
+		c.Errorf("the record of its room: %s", got)
+	}
+	if _, err := os.Stat(filepath.Join(c.Root, "containers", c.id)); !os.IsNotExist(err) {
+		c.Errorf("there is a record of the container: %v", err)
+	}
+}
+
+// keepsRoom checks that the pod's machine has grown for it to so many MiB, though nobody
+// waits for that.
+func (c *cutOff) keepsRoom(p *pod, mib int) {
+	c.Helper()
+	c.isKept(p)
+	testenv.Eventually(c, testenv.DefaultTimeout, func() error {
+		if _, got := machineSize(c, p.infra); got < mib-mib/64-50 {
+			return fmt.Errorf("the guest has %d MiB, expected %d", got, mib)
+		}
+		return nil
+	})
+}
+
+// roomWent checks what became of the room, by what the monitor has said last about it.
+func (c *cutOff) roomWent(p *pod, how string) {
+	c.Helper()
+	var last string
+	for line := range strings.Lines(c.Read(filepath.Join(c.Root, "sandboxes", p.id, "monitor.log"))) {
+		if strings.Contains(line, "the room in the machine") {
+			last = line
+		}
+	}
+	if !strings.Contains(last, how) || !strings.Contains(last, c.id) {
+		c.Errorf("of the room the monitor says %q, expected %q", last, how)
+	}
+	c.isForgotten()
+}
+
+func (c *cutOff) unclaimed() string {
+	return filepath.Join(c.Root, "unclaimed", c.id, "unclaimed.json")
+}
+
+// isForgotten checks that there is no record of room.
+func (c *cutOff) isForgotten() {
+	c.Helper()
+	if _, err := os.Stat(c.unclaimed()); !os.IsNotExist(err) {
+		c.Errorf("the record of its room: %v", err)
+	}
+}
+
+// limit makes another request of it, with so many bytes.
+func (c *cutOff) limit(bytes int64) {
+	memoryLimit(bytes)(c.b.Spec)
+	c.b.Write(c.Env)
+}
+
 // other makes another request of it.
 func (c *cutOff) other() {
 	testenv.Shell("echo other; exit 3")(c.b.Spec)
@@ -124,26 +185,47 @@ func (c *cutOff) other() {
 // TestCutOffWhileGrowing has a create killed while memory is plugged for it. The
 // container is gone. The memory is there for whoever comes next: the same create,
 // another one by the same id, which in a pod gets the pod's machine, too, or a
-// neighbour.
+// neighbour. In a pod it is kept for the same one until then.
 func TestCutOffWhileGrowing(t *testing.T) {
 	t.Run("in a pod", func(t *testing.T) {
 		e := suite.New(t)
 		e.NeedVM()
-		p := newPod(e.Configured(growing), callers[0])
+		settings := maps.Clone(growing)
+		settings["hypervisor.max_memory"] = `"3G"`
+		p := newPod(e.Configured(settings), callers[0])
 		vm := p.SandboxPids(p.id).VM
 		c := newCutOff(p.Env, func(o ...testenv.Option) *testenv.Bundle { return p.bundle("", false, o...) })
 		c.create(1)
+		c.keepsRoom(p, 640)
 		c.again("one\n", 1)
+		c.roomWent(p, "the room in the machine is adopted")
 		isSize(t, p.infra, 1, 640)
-		memoryLimit(700 << 20)(c.b.Spec)
-		c.b.Write(c.Env)
+		c.limit(700 << 20)
 		c.create(2)
+		c.keepsRoom(p, 1024)
 		c.other()
 		c.again("other\n", 2)
+		c.roomWent(p, "it is not wanted")
 		p.Equal("the pod's machine", p.SandboxPids(p.id).VM, vm)
 		p.IsStatus(p.id, "running")
 		isSize(t, p.infra, 1, 1024)
+		c.limit(1200 << 20)
+		c.create(3)
+		c.keepsRoom(p, 1536)
+		neighbour := p.member(memoryLimit(1100 << 20)) // fits if the other one gives way
+		c.roomWent(p, "it is not wanted")
+		p.Equal("pieces", len(plugged()), 3)
+		neighbour.DeleteForced()
+		c.limit(1300 << 20)
+		c.create(4)
+		c.keepsRoom(p, 2304)
+		c.OK("delete", "--force", c.id)
+		c.roomWent(p, "it is not wanted")
+		c.limit(2200 << 20)
+		c.create(5)
+		c.keepsRoom(p, 3072)
 		p.infra.DeleteForced()
+		c.isForgotten()
 		p.OK("doctor")
 	})
 	t.Run("in its own machine", func(t *testing.T) {

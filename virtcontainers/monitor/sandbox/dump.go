@@ -71,6 +71,9 @@ func (s *Sandbox) dumpContainers() string {
 		}
 		c.mu.Unlock()
 	}
+	for id, r := range s.rooms.by {
+		fmt.Fprintf(&b, "room of container %s: %s\n", id, r.state)
+	}
 	return b.String()
 }
 

@@ -241,7 +241,9 @@ func (s *Sandbox) endRoom(r *reservation, e resourcecache.Event) {
 	if !s.stepRoom(r, e) {
 		return
 	}
-	s.log.WithField("container", r.id).WithField("cause", e).Debug("no room in the machine is kept")
+	if r.record != nil && e != resourcecache.Acknowledge {
+		s.log.WithField("container", r.id).WithField("cause", e).Info("the room in the machine is no longer kept")
+	}
 	delete(s.rooms.by, r.id)
 	r.end()
 	if s.containers[r.id] == nil {

@@ -33,6 +33,8 @@ type bench struct {
 	shim  *exec.Cmd
 	told  func() // called when the shim hears of the exit, before it ends
 	ends  func() // called when the shim hears that the machine ends
+
+	sandbox *Sandbox
 }
 
 const quick = 300 * time.Millisecond // of the guest's deadlines
@@ -71,6 +73,7 @@ func startBench(t *testing.T, guest func(*fakeVM) *fakeGuest, bootErr error) *be
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	s := newSandbox(cfg, store, logrus.NewEntry(log))
+	b.sandbox = s
 	// A sleeping process plays the shim; the test talks for it.
 	b.shim = exec.Command("sleep", "60")
 	if err := b.shim.Start(); err != nil {
