@@ -225,7 +225,9 @@ func (s *Sandbox) endRooms() {
 // evictRoom gives up a room that is kept, and which nobody has asked about, so that
 // nobody else removes its record. mu is held.
 func (s *Sandbox) evictRoom(r *reservation, e resourcecache.Event) {
-	s.endRoom(r, e)
+	if !s.endRoom(r, e) {
+		return
+	}
 	u, err := s.store.Unclaimed(r.id)
 	if err == nil && u.Sandbox == r.record.Sandbox && u.Until == r.record.Until { // not a later one
 		err = s.store.RemoveUnclaimed(r.id)
@@ -235,11 +237,11 @@ func (s *Sandbox) evictRoom(r *reservation, e resourcecache.Event) {
 	}
 }
 
-// endRoom has nothing kept for the container any more. What it demands goes, too,
-// unless the container is there. mu is held.
-func (s *Sandbox) endRoom(r *reservation, e resourcecache.Event) {
+// endRoom has nothing kept for the container any more, and is false where that cannot
+// be. What it demands goes, too, unless the container is there. mu is held.
+func (s *Sandbox) endRoom(r *reservation, e resourcecache.Event) bool {
 	if !s.stepRoom(r, e) {
-		return
+		return false
 	}
 	if r.record != nil && e != resourcecache.Acknowledge {
 		s.log.WithField("container", r.id).WithField("cause", e).Info("the room in the machine is no longer kept")
@@ -249,6 +251,7 @@ func (s *Sandbox) endRoom(r *reservation, e resourcecache.Event) {
 	if s.containers[r.id] == nil {
 		s.size.drop(r.id)
 	}
+	return true
 }
 
 // stepRoom moves a room on in the cache, and is false for what cannot be. mu is held.

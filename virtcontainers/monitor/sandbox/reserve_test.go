@@ -65,6 +65,10 @@ func (v *roomVM) OnlineResources(ctx context.Context, r *api.OnlineResourcesRequ
 	return nil, v.err
 }
 
+func (v *roomVM) UpdateContainer(context.Context, *api.UpdateContainerRequest) (*api.Empty, error) {
+	return nil, nil
+}
+
 // roomBench is a pod that lives, with room for 144 MiB.
 type roomBench struct {
 	*Sandbox
@@ -295,10 +299,37 @@ func TestRoomExpires(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-timer.C
+		b.callerGone(r.id) // anew
 		b.keepRoom(r, over, r.growth.done, timer)
-		if got := b.stateOf(r); got != resourcecache.Creating {
-			t.Fatalf("adopted, it is %s", got)
+		if got := b.stateOf(r); got != resourcecache.Unclaimed {
+			t.Fatalf("adopted and left, it is %s", got)
 		}
+		b.giveUpRoom(r.id)
+	}
+}
+
+// TestRecordOfAnotherRoom: who gives room up by himself leaves a record that is not of
+// that.
+func TestRecordOfAnotherRoom(t *testing.T) {
+	for name, other := range map[string]*state.Unclaimed{
+		"sandbox": {ID: "c", Sandbox: "other", Until: 7},
+		"time":    {ID: "c", Sandbox: "pod", Until: 7},
+	} {
+		b := newRoomBench(t).grows()
+		r := b.cutOff("c", "k", 200)
+		if name == "sandbox" {
+			other.Until = r.record.Until
+		}
+		if err := b.store.SaveUnclaimed(other); err != nil {
+			t.Fatal(err)
+		}
+		b.mu.Lock()
+		b.evictRoom(r, resourcecache.Expire)
+		b.mu.Unlock()
+		if _, err := b.store.Unclaimed("c"); err != nil {
+			t.Errorf("another %s: %v", name, err)
+		}
+		b.kept()
 	}
 }
 
@@ -444,6 +475,22 @@ func TestRoomIsGivenUp(t *testing.T) {
 		b.takeRoom("c")
 		b.counted()
 	})
+	t.Run("claimed without a container", func(t *testing.T) {
+		b := newRoomBench(t).grows()
+		b.enter("c", "k")
+		b.grown("c", 200)
+		conn, ours := shimPair(t)
+		done := make(chan struct{})
+		go func() { defer close(done); b.serveClaim(ours, "c") }()
+		if _, err := conn.Call(t.Context(), &monitor.Request{Op: monitor.OpClaimed, Container: "c"}, nil); !errors.Is(err, unix.ESRCH) {
+			t.Errorf("got %v", err)
+		}
+		<-done
+		b.counted()
+		if len(b.rooms.by) != 0 {
+			t.Errorf("left: %v", b.rooms.by)
+		}
+	})
 }
 
 // TestRoomOutlivesContainer: the container goes with its shim, and what it has
@@ -527,8 +574,8 @@ func TestRoomGivesWay(t *testing.T) {
 func TestRoomOfAnUpdate(t *testing.T) {
 	b := newRoomBench(t).grows()
 	b.cutOff("c", "k", 140)
-	b.size.set("other", size.Demand{Memory: 100 << 20})
-	if err := b.fit(t.Context(), b.m, "other"); err != nil {
+	other := &container{id: "other", s: b.Sandbox}
+	if err := other.update(t.Context(), &monitor.Request{Demand: size.Demand{Memory: 100 << 20}}); err != nil {
 		t.Error(err)
 	}
 	b.kept()
