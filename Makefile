@@ -74,7 +74,7 @@ unit: ## unit tests, with the race detector; no root, no virtual machine
 fault: build guest ## every failpoint with every fault, and 500 lives with something killed in each: an hour or more (needs root and `make deps`)
 	$(GO) test ./state/failpoint -tags failpoints
 	VC_FAULTS=all VC_SOAK=$(or $(VC_SOAK),500) $(GO) test -count=1 -v -timeout 3h ./tests/fault
-	VC_SPARES=all $(GO) test -count=1 -v -timeout 30m -run 'TestSpare' ./tests/integration
+	VC_SPARES=all $(GO) test -count=1 -v -timeout 30m -run 'TestSpare|TestCutOff' ./tests/integration
 
 mutate: build guest ## each protection taken out in turn: a named test must fail (needs root and `make deps`)
 	$(GO) run ./hack/mutate $(if $(RUN),-run '$(RUN)')

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/tests/testenv"
@@ -280,6 +281,203 @@ func TestUnclaimedMember(t *testing.T) {
 			w.IsStatus(first.ID, "running")
 		}
 		first.DeleteForced()
+	})
+}
+
+// room is an unfinished create in a pod that lives, with room in its machine.
+type room struct {
+	*world
+	b       *testenv.Bundle
+	id, pod string
+	first   *testenv.Container
+}
+
+// newRoom makes the bundle of a container that wants memory. Its hook does not end
+// before go is there.
+func newRoom(w *world) *room {
+	w.Helper()
+	w.NeedVM()
+	hook := w.Write("hook", "#!/bin/sh\n[ -e "+w.Path("go")+" ] || exec sleep 1000\n")
+	if err := os.Chmod(hook, 0o755); err != nil {
+		w.Fatal(err)
+	}
+	m := &matrix{world: w, pod: w.ID(), netns: w.netns()}
+	r := &room{world: w, id: w.ID(), pod: m.pod}
+	r.first = w.Started(nil, append(m.member(), testenv.Args("sleep", "1000"))...)
+	r.b = w.Bundle(append(m.member(), testenv.Shell("echo all of it; exit 3"), func(s *specs.Spec) {
+		limit := int64(40 << 20)
+		s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: hook}}}
+	})...)
+	r.b.ID = r.id
+	return r
+}
+
+// killed has the create killed in its hook.
+func (r *room) killed() *room {
+	r.Helper()
+	servers := len(victims("file server"))
+	if res := r.armed("create.hooks=kill").call("create", "--bundle", r.b.Dir, r.id); res.Code != 137 {
+		r.Fatal(res)
+	}
+	testenv.Eventually(r, limit, func() error {
+		if n := len(victims("file server")); n != servers {
+			return fmt.Errorf("%d processes of file servers, expected %d", n, servers)
+		}
+		return nil
+	})
+	return r
+}
+
+// isKept checks that there is the room, and nothing else.
+func (r *room) isKept() {
+	r.Helper()
+	(&unclaimed{world: r.world, id: r.id}).isInvisible()
+	if text := r.Read(filepath.Join(r.Root, "unclaimed", r.id, "unclaimed.json")); !strings.Contains(text, fmt.Sprintf(`"sandbox": %q`, r.pod)) {
+		r.Errorf("the record: %s", text)
+	}
+	if _, err := os.Stat(filepath.Join(r.Root, "containers", r.id)); !os.IsNotExist(err) {
+		r.Errorf("the container's record: %v", err)
+	}
+}
+
+// went checks what has become of it.
+func (r *room) went(how string) {
+	r.Helper()
+	if said := r.said(); !strings.Contains(said, how) {
+		r.Errorf("the monitor does not say %q of the room: %s", how, said)
+	}
+	r.OK("list") // what is on disk goes with the next command
+	r.isForgotten()
+}
+
+// said is what the monitor has said since it has kept the room.
+func (r *room) said() string {
+	r.Helper()
+	_, after, _ := strings.Cut(r.Read(filepath.Join(r.Root, "sandboxes", r.pod, "monitor.log")), "the room in the machine is kept")
+	return after
+}
+
+func (r *room) isForgotten() {
+	r.Helper()
+	for _, kind := range []string{"unclaimed", "containers", "operations"} {
+		if _, err := os.Stat(filepath.Join(r.Root, kind, r.id)); !os.IsNotExist(err) {
+			r.Errorf("left in %s: %v", kind, err)
+		}
+	}
+}
+
+// again creates the container and runs it to its end.
+func (r *room) again() {
+	r.Helper()
+	r.Write("go", "")
+	c := r.CreateFrom(r.b, nil)
+	c.Start()
+	r.Equal("exit code", c.Wait(testenv.DefaultTimeout), 3)
+	r.Equal("output", c.Stdout(), "all of it\n")
+	c.Delete()
+}
+
+// TestRoom has the create of a container that joins a pod end before its time, and
+// sees what becomes of the room in the pod's machine.
+func TestRoom(t *testing.T) {
+	if !everything() {
+		t.Skip("NOT RUN: needs VC_FAULTS=all (`make fault`): boots a pod for each of its nine cases")
+	}
+	warm(t)
+	const adopted, givenUp = "the room in the machine is adopted", "it is not wanted"
+	t.Run("too slow", func(t *testing.T) {
+		r := newRoom(newWorld(t))
+		slow := r.configured(testenv.Settings{"runtime.create_timeout": `"4s"`})
+		if res := slow.call("create", "--bundle", r.b.Dir, r.id); res.Code == 0 {
+			t.Fatal(res)
+		}
+		r.isKept()
+		if err := r.b.Overlay.Cycle(); err != nil {
+			t.Errorf("the rootfs of a create that has ended: %v", err)
+		}
+		r.world = slow // a setting makes another request
+		r.Env = slow.Env
+		r.again()
+		r.went(adopted)
+		r.first.DeleteForced()
+		r.isEmpty()
+	})
+	t.Run("failed", func(t *testing.T) {
+		r := newRoom(newWorld(t))
+		if res := r.armed("create.hooks=error").call("create", "--bundle", r.b.Dir, r.id); res.Code == 0 {
+			t.Fatal(res)
+		}
+		r.isForgotten()
+		r.first.DeleteForced()
+		r.isEmpty()
+	})
+	t.Run("killed", func(t *testing.T) {
+		r := newRoom(newWorld(t)).killed()
+		r.isKept()
+		r.again()
+		r.went(adopted)
+		r.killed().isKept() // once more
+		r.OK("delete", "--force", r.id)
+		r.went(givenUp)
+		r.first.DeleteForced()
+		r.isEmpty()
+	})
+	t.Run("deleted before anything has been cleaned up", func(t *testing.T) {
+		r := newRoom(newWorld(t)).killed()
+		r.OK("delete", "--force", r.id)
+		r.went(givenUp)
+		r.first.DeleteForced()
+		r.isEmpty()
+	})
+	t.Run("fails before it has joined", func(t *testing.T) {
+		r := newRoom(newWorld(t)).killed()
+		r.isKept()
+		if res := r.armed("create.join=error").call("create", "--bundle", r.b.Dir, r.id); res.Code == 0 {
+			t.Fatal(res)
+		}
+		r.went(givenUp)
+	})
+	t.Run("in another pod", func(t *testing.T) {
+		r := newRoom(newWorld(t)).killed()
+		r.isKept()
+		other := &matrix{world: r.world, pod: r.ID(), netns: r.netns()}
+		b := r.Bundle(append(other.member(), testenv.Args("sleep", "1000"))...)
+		b.ID = r.id
+		c := r.CreateFrom(b, nil)
+		if said := r.said(); !strings.Contains(said, givenUp) {
+			t.Errorf("the first pod's monitor does not say that it was given up: %s", said)
+		}
+		c.DeleteForced()
+		r.went(givenUp)
+		r.first.DeleteForced()
+		r.isEmpty()
+	})
+	t.Run("its time is over", func(t *testing.T) {
+		r := newRoom(newWorld(t).configured(testenv.Settings{"runtime.unclaimed_timeout": `"1s"`})).killed()
+		testenv.Eventually(t, limit, func() error { // without anybody's help
+			if !strings.Contains(r.said(), "its time is over") {
+				return fmt.Errorf("its time is not over")
+			}
+			return nil
+		})
+		r.went("its time is over")
+		r.first.DeleteForced()
+		r.isEmpty()
+	})
+	t.Run("the pod ends", func(t *testing.T) {
+		r := newRoom(newWorld(t)).killed()
+		r.isKept()
+		r.first.DeleteForced()
+		r.isEmpty()
+	})
+	t.Run("the monitor dies", func(t *testing.T) {
+		r := newRoom(newWorld(t)).killed()
+		r.isKept()
+		r.Signal(r.SandboxPids(r.pod).Monitor, unix.SIGKILL)
+		testenv.Eventually(t, limit, r.quiet)
+		r.OK("list")
+		r.isForgotten()
 	})
 }
 

@@ -222,18 +222,18 @@ func (s *Sandbox) endRooms() {
 	}
 }
 
-// evictRoom gives up a room that is kept, and which nobody has asked about, so that
-// nobody else removes its record. mu is held.
+// evictRoom gives up a room that is kept, and which nobody has asked about: whoever
+// runs the runtime next removes what is on disk. mu is held.
 func (s *Sandbox) evictRoom(r *reservation, e resourcecache.Event) {
 	if !s.endRoom(r, e) {
 		return
 	}
 	u, err := s.store.Unclaimed(r.id)
 	if err == nil && u.Sandbox == r.record.Sandbox && u.Until == r.record.Until { // not a later one
-		err = s.store.RemoveUnclaimed(r.id)
+		err = s.markUnclaimed(r.id, 0)
 	}
 	if err != nil && !errors.Is(err, state.ErrNotExist) {
-		s.log.WithError(err).WithField("container", r.id).Warn("remove the record of room that was given up")
+		s.log.WithError(err).WithField("container", r.id).Warn("record that room is given up")
 	}
 }
 

@@ -183,6 +183,20 @@ func (b *roomBench) noRecord(id string) {
 	}
 }
 
+// toGo checks that there is a record which has the next command clean up.
+func (b *roomBench) toGo(id string) {
+	b.t.Helper()
+	b.mu.Lock() // until who gives it up has written that
+	defer b.mu.Unlock()
+	now, err := state.SinceBoot()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if u, err := b.store.Unclaimed(id); err != nil || u.Sandbox != "" || u.Until > now {
+		b.t.Errorf("the record of %s: %+v, %v, expected an expired one", id, u, err)
+	}
+}
+
 // TestRoomAdopted has the same request come again, while the machine grows for the
 // one that was cut off and after that: it grows once, and the guest takes what there
 // is although nobody waits for it.
@@ -287,7 +301,7 @@ func TestRoomExpires(t *testing.T) {
 		t.Errorf("it is %s", got)
 	}
 	b.counted()
-	b.noRecord("c")
+	b.toGo("c")
 
 	b.cfg.Config.Runtime.UnclaimedTimeout = config.Seconds(1000)
 	for i := range 20 {
@@ -326,8 +340,8 @@ func TestRecordOfAnotherRoom(t *testing.T) {
 		b.mu.Lock()
 		b.evictRoom(r, resourcecache.Expire)
 		b.mu.Unlock()
-		if _, err := b.store.Unclaimed("c"); err != nil {
-			t.Errorf("another %s: %v", name, err)
+		if u, err := b.store.Unclaimed("c"); err != nil || u.Sandbox != other.Sandbox || u.Until != other.Until {
+			t.Errorf("another %s: %+v, %v", name, u, err)
 		}
 		b.kept()
 	}
@@ -359,7 +373,7 @@ func TestRoomThatCannotBeMade(t *testing.T) {
 	within(t, r.over, "the end of the room")
 	b.kept()
 	b.counted()
-	b.noRecord("c")
+	b.toGo("c")
 
 	b.enter("c", "k")
 	if err := b.makeRoom(t.Context(), b.m, "c", size.Demand{Memory: 200 << 20})(); !errors.Is(err, unix.EIO) {
@@ -541,8 +555,8 @@ func TestRoomGivesWay(t *testing.T) {
 	b.kept("x")      // 310 - 100
 	b.counted("busy", "d", "x")
 	b.did("+256M", "1/512M")
-	b.noRecord("z")
-	b.noRecord("y")
+	b.toGo("z")
+	b.toGo("y")
 	b.grown("d", 150)
 	b.kept()
 	b.did("+256M", "1/512M")
@@ -594,7 +608,7 @@ func TestRoomsAreFew(t *testing.T) {
 	}
 	b.kept(ids[2:]...)
 	b.counted(ids[2:]...)
-	b.noRecord(ids[0])
+	b.toGo(ids[0])
 }
 
 // TestNoRoomIsKept where there is none, or no machine for it.
