@@ -92,6 +92,15 @@ var mutants = []mutant{
 	{"a machine that is kept is not handed to another request", sandboxDir + "keep.go", []change{
 		{" || key != s.cfg.Key", ""},
 	}, faultPkg, "TestUnclaimed/another_request"},
+	{"room that is kept in a pod is not handed to another request", sandboxDir + "reserve.go", []change{
+		{"r.key == key && s.stepRoom(r", "s.stepRoom(r"},
+	}, sandboxPkg, "TestRoomOfAnother"},
+	{"room that nobody waits for gives way", sandboxDir + "grow.go", []change{
+		{"	for !z.enough() && giveWay() {", "	for !z.enough() && z.idle && giveWay() {"},
+	}, sandboxPkg, "TestRoomGivesWay"},
+	{"room that nobody has come for is given up", sandboxDir + "reserve.go", []change{
+		{"		s.evictRoom(r, cause)", "		s.stepRoom(r, cause)"},
+	}, sandboxPkg, "TestRoomExpires"},
 	{"a machine that dies is never exit code 0", sandboxDir + "process.go", []change{
 		{"			p.exit.Code = exitVMDied\n", ""},
 	}, sandboxPkg, "TestDeathOfVMIsExit137"},

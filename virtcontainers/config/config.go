@@ -40,8 +40,9 @@ type Runtime struct {
 	Annotations []string
 	// CreateTimeout is for a whole create, the boot of the VM included.
 	CreateTimeout Duration
-	// UnclaimedTimeout is how long a sandbox is kept whose create was killed, or
-	// was too slow, for the same create to come again.
+	// UnclaimedTimeout is how long a sandbox, or room in the machine of one that lives
+	// on, is kept whose create was killed, or was too slow, for the same create to come
+	// again.
 	UnclaimedTimeout Duration
 	// CallTimeout is for one request to a guest that lives.
 	CallTimeout Duration
