@@ -125,7 +125,9 @@ const (
 	SpareBrief    Name = "spare.brief"
 	SpareStart    Name = "spare.start"
 	SpareRehearse Name = "spare.rehearse"
+	SparePlug     Name = "spare.plug"
 	SpareReady    Name = "spare.ready"
+	SpareServe    Name = "spare.serve"
 
 	ShimBegin       Name = "shim.begin"
 	ShimLoopback    Name = "shim.loopback"
@@ -283,9 +285,11 @@ var SparePoints = []Point{
 	{SpareBrief, Filler, Create, "the request to a spare's new monitor"},
 	{SpareStart, Monitor, Create, "the start of a spare's machine"},
 	{SpareRehearse, Monitor, Create, "the rehearsal of a spare, its device plugged"},
+	{SparePlug, Monitor, Create, "the device of a spare's idle share"},
 	{SpareReady, Monitor, Create, "the record that a spare is ready"},
 	{SpareClaim, Command, Create, "the claim on a spare"},
 	{SpareHandOver, Command, Create, "the request to a claimed spare"},
 	{SpareAdopt, Monitor, Create, "what a spare's guest is told when it is adopted"},
+	{SpareServe, Monitor, Create, "the file server of a spare's idle share"},
 	{SpareRefill, Command, Create, "the process that fills the pool again"},
 }

@@ -113,7 +113,11 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	if err := c.plugDisks(ctx, m, req, guest); err != nil {
 		return c.failed("attach the disks to the VM", err)
 	}
+	var idle *idleShare
 	if share != nil {
+		if idle = m.takeIdle(); idle != nil {
+			c.tag = idleTag
+		}
 		guest.ShareTag = c.tag
 	}
 	c.mu.Lock()
@@ -132,7 +136,7 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 		made <- err
 	}()
 	if share != nil {
-		if err := c.plugShare(ctx, m, guest.ShareTag, share); err != nil {
+		if err := c.plugShare(ctx, m, idle, share); err != nil {
 			cancel() // the agent gives up when the container is removed
 			<-made
 			return c.failed("attach the shared files to the VM", err)
@@ -152,12 +156,17 @@ func (c *container) create(ctx context.Context, req *monitor.Request, share *os.
 	return c.syncNetwork(ctx, m)
 }
 
-// plugShare attaches the file server.
-func (c *container) plugShare(ctx context.Context, m *Machine, tag string, share *os.File) error {
+// plugShare attaches the file server, to a device that is there already where idle
+// is one.
+func (c *container) plugShare(ctx context.Context, m *Machine, idle *idleShare, share *os.File) error {
 	if err := failpoint.Here(failpoint.MonitorPlug); err != nil {
 		return err
 	}
-	dev, err := m.VM.PlugShare(ctx, tag, share)
+	if idle != nil {
+		c.plugged(idle)
+		return idle.attach(ctx, share)
+	}
+	dev, err := m.VM.PlugShare(ctx, c.tag, share)
 	if err != nil {
 		return err
 	}

@@ -10,9 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/vc-runtime/vc-runtime/agent/api"
+	"github.com/vc-runtime/vc-runtime/hypervisor/vhostuser"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/config"
 	"github.com/vc-runtime/vc-runtime/virtcontainers/share"
@@ -35,22 +37,31 @@ type rehearsing struct {
 	m     *Machine
 	cfg   *config.Config
 	dir   string // of the spare
+	log   *logrus.Entry
 	steps atomic.Uint64
+	// offer is what a file server can do; nil where there is none, or it cannot be
+	// attached to a device that is there before.
+	offer *vhostuser.Offer
 }
 
-// rehearse plays it. Each step may take as long as a call to a guest, which does
-// not count what the host has no CPU for.
+// rehearse plays it.
 func (r *rehearsing) rehearse(ctx context.Context) error {
+	return r.patiently(ctx, "rehearse a container", r.play)
+}
+
+// patiently does something, each step of which may take as long as a call to a guest:
+// that does not count what the host has no CPU for.
+func (r *rehearsing) patiently(ctx context.Context, what string, do func(context.Context) error) error {
 	limit := r.cfg.Runtime.CallTimeout.Std()
 	late := fmt.Errorf("no progress for %s, without what the host had no CPU for (runtime.call_timeout)", limit)
 	ctx, stop := newPatience(limit, late, func() uint64 { return r.steps.Load() + r.m.VM.Progress() }).watch(ctx)
 	defer stop()
-	err := r.play(ctx)
+	err := do(ctx)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = errors.Join(cause, err)
 	}
 	if err != nil {
-		return fmt.Errorf("rehearse a container: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }
@@ -73,6 +84,11 @@ func (r *rehearsing) play(ctx context.Context) (err error) {
 		defer cancel()
 		err = errors.Join(err, server.End(ctx))
 	}()
+	if offer, err := vhostuser.Ask(ctx, server.Socket); err == nil {
+		r.offer = &offer
+	} else {
+		r.log.WithError(err).Warn("no share can be plugged before its file server is there")
+	}
 	device, err := r.m.VM.PlugShare(ctx, rehearsal, server.Socket)
 	if err != nil {
 		return err

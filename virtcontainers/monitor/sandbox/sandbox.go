@@ -65,6 +65,7 @@ type Machine struct {
 	// templateKey is the template's name; "" for none.
 	templateKey string
 	place       *queue.Place // among the machines that start; nil for none
+	idle        *idleShare   // of a machine that was a spare; nil for none
 }
 
 // Booter boots the machine of a sandbox, or clones a booted one. started is
@@ -198,6 +199,7 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 	if s.machine != nil {
 		<-leaving
 		err = s.machine.VM.Kill()
+		s.machine.idle.close()
 		s.machine.Guest.Close()
 		s.machine.template.Close() // nil is fine
 	}

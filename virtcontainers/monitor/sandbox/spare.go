@@ -148,8 +148,11 @@ func (w *waiting) warm(boot Booter) error {
 	if err := w.machine.outlived(); err != nil {
 		return err
 	}
-	r := &rehearsing{m: w.machine, cfg: &w.cfg.Config, dir: w.store.SpareDir(w.id)}
+	r := &rehearsing{m: w.machine, cfg: &w.cfg.Config, dir: w.store.SpareDir(w.id), log: w.log.WithField("spare", w.id)}
 	if err := r.rehearse(ctx); err != nil {
+		return err
+	}
+	if w.machine.idle, err = r.plugIdle(ctx); err != nil {
 		return err
 	}
 	if err := w.machine.place.Close(); err != nil {
@@ -329,6 +332,7 @@ func (w *waiting) end() error {
 	var errs []error
 	if m := w.machine; m != nil {
 		errs = append(errs, m.VM.Kill())
+		m.idle.close()
 		m.Guest.Close()
 		m.template.Close() // nil is fine
 		m.place.Close()
