@@ -303,11 +303,10 @@ func fill(from source, b []byte) (files []int, err error) {
 			err = fmt.Errorf("%w: with more than %d files", errMessage, tableRegions)
 		case err == nil && got > 0 && len(more) > 0:
 			err = fmt.Errorf("%w: with files in its middle", errMessage)
-		case err == nil && n == 0:
-			err = io.EOF
-		}
-		if err == io.EOF && got > 0 {
-			err = io.ErrUnexpectedEOF
+		case err == nil && n == 0 || errors.Is(err, io.EOF):
+			if err = io.EOF; got > 0 {
+				err = io.ErrUnexpectedEOF
+			}
 		}
 		if err != nil {
 			closeAll(more)

@@ -193,14 +193,16 @@ func (r *Relay) answer(from *net.UnixConn) error {
 		if err != nil {
 			return reason("the back end", err)
 		}
-		to := request(0)
+		var to request
 		select {
 		case to = <-r.awaited:
+			err = m.checkAnswer(to)
 		default:
+			err = fmt.Errorf("%w: %s, which nobody awaits", errMessage, m.request)
 		}
-		if err := m.checkAnswer(to); err != nil {
+		if err != nil {
 			m.close()
-			return fmt.Errorf("the back end: %w", err)
+			return reason("the back end", err)
 		}
 		switch n := m.number(); to { // it may do more than it is asked to
 		case getFeatures:
@@ -226,6 +228,11 @@ func (r *Relay) Attach(ctx context.Context, socket *os.File) error {
 		return r.whyEnded()
 	case <-ctx.Done():
 		return fmt.Errorf("attach the back end: the machine is in the middle of a request: %w", context.Cause(ctx))
+	}
+	select {
+	case <-r.done:
+		return r.whyEnded()
+	default:
 	}
 	if r.attached() != nil {
 		return ErrAttached

@@ -29,13 +29,18 @@ type fakeVM struct {
 	done    chan struct{}
 	console string
 	plug    func(context.Context) error // nil succeeds
+	device  hypervisor.Device           // that is plugged; nil for one without a fault
 }
 
 func (v *fakeVM) PlugShare(ctx context.Context, _ string, _ *os.File) (hypervisor.Device, error) {
-	if v.plug == nil {
-		return fakeDevice{}, nil
+	var device hypervisor.Device = fakeDevice{}
+	if v.device != nil {
+		device = v.device
 	}
-	return fakeDevice{}, v.plug(ctx)
+	if v.plug == nil {
+		return device, nil
+	}
+	return device, v.plug(ctx)
 }
 func (v *fakeVM) Terminate() error {
 	v.once.Do(func() {

@@ -28,6 +28,9 @@ type idleShare struct {
 	taken atomic.Bool
 }
 
+// errStuck is that a device is in the machine which is of no use.
+var errStuck = errors.New("the device stays plugged")
+
 // plugIdle gives the machine an idle share; nil where it can do without. An error is
 // that the machine is not as it was before.
 func (r *rehearsing) plugIdle(ctx context.Context) (idle *idleShare, err error) {
@@ -35,7 +38,7 @@ func (r *rehearsing) plugIdle(ctx context.Context) (idle *idleShare, err error) 
 		return nil, nil // who runs images only shares nothing
 	}
 	err = r.patiently(ctx, "plug the idle share", func(ctx context.Context) error {
-		if idle, err = r.makeIdle(ctx); err != nil && ctx.Err() == nil {
+		if idle, err = r.makeIdle(ctx); err != nil && ctx.Err() == nil && !errors.Is(err, errStuck) {
 			r.log.WithError(err).Warn("the spare has no idle share: its container's is plugged when it comes")
 			return nil
 		}
@@ -45,7 +48,7 @@ func (r *rehearsing) plugIdle(ctx context.Context) (idle *idleShare, err error) 
 }
 
 // makeIdle plugs the device and waits until the guest has found it. After an error
-// the device has gone again, unless ctx has ended.
+// the device has gone again, unless ctx has ended or it is errStuck.
 func (r *rehearsing) makeIdle(ctx context.Context) (*idleShare, error) {
 	relay, socket, err := vhostuser.New(*r.offer, shareRings)
 	if err != nil {
@@ -71,10 +74,14 @@ func (r *rehearsing) makeIdle(ctx context.Context) (*idleShare, error) {
 	case <-ctx.Done():
 		err = fmt.Errorf("the guest does not find the device: %w", ctx.Err())
 	}
-	return nil, errors.Join(err, idle.Unplug(ctx))
+	if left := idle.Unplug(ctx); left != nil {
+		relay.Close()
+		return nil, errors.Join(err, errStuck, left)
+	}
+	return nil, err
 }
 
-// take gives the idle share to who asks first; nil where there is none any more.
+// takeIdle gives the idle share to who asks first; nil where there is none any more.
 func (m *Machine) takeIdle() *idleShare {
 	i := m.idle
 	if i == nil || isClosed(i.relay.Done()) || i.taken.Swap(true) {
