@@ -54,12 +54,12 @@ func (r *rehearsing) makeIdle(ctx context.Context) (*idleShare, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer socket.Close() // the VM has its own
 	idle := &idleShare{relay: relay}
 	err = failpoint.Here(failpoint.SparePlug)
 	if err == nil {
 		idle.Device, err = r.m.VM.PlugShare(ctx, idleTag, socket)
 	}
+	socket.Close() // the VM has its own, whose end is to be seen
 	if err != nil {
 		relay.Close()
 		return nil, errors.Join(err, relay.Err())
