@@ -124,7 +124,7 @@ func cgroupsOf(id string) []string {
 func TestSpareAdopted(t *testing.T) {
 	p := newPool(t, 1, nil)
 	was := p.fill(1)[0]
-	if servers := serversIn(p.Root); len(servers) != 0 {
+	if servers := serversIn(filepath.Join(p.Root, "spares")); len(servers) != 0 {
 		t.Errorf("of its rehearsal the spare has the file servers %v left", servers)
 	}
 	if out := p.OK("list", "--quiet").Stdout; out != "" {
@@ -176,10 +176,10 @@ func TestSpareAdopted(t *testing.T) {
 	}
 }
 
-// serversIn are the file servers of the spares of a root.
-func serversIn(root string) (pids []int) {
+// serversIn are the file servers that share something of a folder.
+func serversIn(dir string) (pids []int) {
 	for _, pid := range testenv.Processes("virtiofsd") {
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(b), filepath.Join(root, "spares")) {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(b), dir+"/") {
 			pids = append(pids, pid)
 		}
 	}
