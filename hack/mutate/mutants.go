@@ -157,4 +157,13 @@ var mutants = []mutant{
 	{"a device has an interrupt", "hypervisor/qemu/share.go", []change{
 		{"	case taken+interrupts > cpus*interruptsPerCPU:", "	case cpus == 0:"},
 	}, "./hypervisor/qemu", "TestFreeSlot"},
+	{"a file server is attached only where it can do what was offered", "hypervisor/vhostuser/relay.go", []change{
+		{"	if err := can.has(r.offer.chosen(r.said.protocol)); err != nil {", "	if err := can.has(Offer{}); err != nil {"},
+	}, "./hypervisor/vhostuser", "TestUnfitBackEnd"},
+	{"QEMU hears of a file server only what it awaits", "hypervisor/vhostuser/relay.go", []change{
+		{"			err = m.checkAnswer(to)\n", ""},
+	}, "./hypervisor/vhostuser", "TestHostileBackEnd"},
+	{"an idle share keeps no more regions of memory than were offered", "hypervisor/vhostuser/record.go", []change{
+		{"if uint64(len(r.regions)) >= o.slots {", "if uint64(len(r.regions)) >= 2*o.slots {"},
+	}, "./hypervisor/vhostuser", "TestHostileMachine"},
 }
