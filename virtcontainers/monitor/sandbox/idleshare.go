@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync/atomic"
 
+	"github.com/sirupsen/logrus"
+
 	"github.com/vc-runtime/vc-runtime/hypervisor"
 	"github.com/vc-runtime/vc-runtime/hypervisor/vhostuser"
 	"github.com/vc-runtime/vc-runtime/state/failpoint"
@@ -70,7 +72,7 @@ func (r *rehearsing) makeIdle(ctx context.Context) (*idleShare, error) {
 		r.steps.Add(1)
 		return idle, nil
 	case <-relay.Done():
-		err = fmt.Errorf("the device's connection has ended before the guest has found it: %w", relay.Err())
+		err = errors.Join(errors.New("the device's connection has ended before the guest has found it"), relay.Err())
 	case <-ctx.Done():
 		err = fmt.Errorf("the guest does not find the device: %w", ctx.Err())
 	}
@@ -97,6 +99,15 @@ func (i *idleShare) attach(ctx context.Context, server *os.File) error {
 		return err
 	}
 	return i.relay.Attach(ctx, server)
+}
+
+// watch says in the log where the connection ends for what was said on it. It ends
+// with the connection.
+func (i *idleShare) watch(log *logrus.Entry) {
+	<-i.relay.Done()
+	if err := i.relay.Err(); err != nil {
+		log.WithError(err).Error("the connection of the idle share")
+	}
 }
 
 // Unplug is hypervisor.Device.

@@ -189,6 +189,9 @@ func (s *Sandbox) Serve(ctx context.Context, boot Booter, l *net.UnixListener, f
 		for _, notice := range s.machine.Notices {
 			s.log.Info(notice)
 		}
+		if idle := s.machine.idle; idle != nil {
+			s.requests.Go(func() { idle.watch(s.log) })
+		}
 		go func() { defer close(leaving); s.leavePlace() }()
 	}
 
