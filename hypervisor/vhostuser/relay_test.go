@@ -155,6 +155,16 @@ func isCut(t *testing.T, qemu *net.UnixConn) {
 	}
 }
 
+// ended waits for the relay's end.
+func ended(t *testing.T, r *Relay) {
+	t.Helper()
+	select {
+	case <-r.Done():
+	case <-time.After(patience):
+		t.Fatal("the relay does not end")
+	}
+}
+
 // plain makes a message; needing one whose sender awaits an answer.
 func plain(r request, payload []byte) *message {
 	return &message{request: r, flags: flagVersion, payload: payload}
@@ -411,12 +421,7 @@ func TestPassesOn(t *testing.T) {
 	if got := s.got[len(s.got)-4]; got != "ADD_MEM_REG "+string(region(9))+" more" {
 		t.Errorf("the back end was told %q", got)
 	}
-	await := time.After(patience)
-	select {
-	case <-r.Done():
-	case <-await:
-		t.Fatal("the relay does not end with QEMU")
-	}
+	ended(t, r)
 	if err := r.Err(); err != nil {
 		t.Error(err)
 	}
@@ -509,7 +514,7 @@ func TestBackEndEnds(t *testing.T) {
 	}
 	say(t, qemu, plain(getVringBase, ringState(0, 0)))
 	isCut(t, qemu)
-	<-r.Done()
+	ended(t, r)
 }
 
 // What a back end says unasked, or is no answer, is not passed on.
@@ -623,7 +628,7 @@ func TestHostileMachine(t *testing.T) {
 			r, qemu := newRelay(t, all)
 			say(t, qemu, c.m, c.files...)
 			isCut(t, qemu)
-			<-r.Done()
+			ended(t, r)
 			if err := r.Err(); !errors.Is(err, errMessage) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v, expected %q", err, c.says)
 			}
@@ -635,7 +640,7 @@ func TestHostileMachine(t *testing.T) {
 		for n := range all.slots + 1 {
 			say(t, qemu, plain(addMemReg, region(n)), "f")
 		}
-		<-r.Done()
+		ended(t, r)
 		if err := r.Err(); err == nil || !strings.Contains(err.Error(), "after 8 others") {
 			t.Error(err)
 		}
@@ -646,7 +651,7 @@ func TestHostileMachine(t *testing.T) {
 		say(t, qemu, plain(getVringBase, ringState(0, 0)))
 		say(t, qemu, plain(getVringBase, ringState(1, 0)))
 		hear(t, backend).close()
-		<-r.Done()
+		ended(t, r)
 		if err := r.Err(); err == nil || !strings.Contains(err.Error(), "before the answer to another one") {
 			t.Error(err)
 		}
@@ -658,7 +663,7 @@ func TestHostileMachine(t *testing.T) {
 			t.Fatal(err)
 		}
 		qemu.Close()
-		<-r.Done()
+		ended(t, r)
 		if err := r.Err(); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Error(err)
 		}
@@ -686,7 +691,7 @@ func TestPieces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	<-r.Done()
+	ended(t, r)
 	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "SET_VRING_KICK with files in its middle") {
 		t.Error(err)
 	}
