@@ -113,6 +113,7 @@ func (r *Runtime) cleanUp(ctx context.Context, rec *state.Container) error {
 		r.endIfLast(ctx, rec),
 		failpoint.Here(failpoint.DeleteCgroup),
 		r.leavePlace(ctx, rec.ID, rec.Cgroup),
+		r.endStray(ctx, rec),
 		failpoint.Here(failpoint.DeleteRecord),
 	)
 	if err != nil {

@@ -135,8 +135,8 @@ func (p *process) sees(root string) bool {
 		return false
 	}
 	for _, e := range entries {
-		if e.Name() == strconv.Itoa(p.Pid) {
-			continue // a shim's first thread is in its container's rootfs
+		if e.Name() == strconv.Itoa(p.Pid) && len(entries) > 1 {
+			continue // a shim's first thread is in its container's rootfs, later on
 		}
 		if its, err := statIn(filepath.Join(tasks, e.Name(), "root"), root); err == nil && os.SameFile(own, its) {
 			return true

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -145,7 +146,10 @@ func (r *Runtime) recordSandbox(ctx context.Context, p *plan, sb *state.Sandbox)
 // shimStart says in which surroundings a shim starts.
 type shimStart struct {
 	sandbox string // id, for whoever looks at the list of processes
-	stdio   [3]*os.File
+	// container is the id of the one that it is the shim of, for endStray; "" for an
+	// exec.
+	container string
+	stdio     [3]*os.File
 	// netns is the path of the network namespace to be in; "" is a fresh one
 	// where ownPidNS is set, and the caller's otherwise.
 	netns string
@@ -162,9 +166,13 @@ func (r *Runtime) startShim(ctx context.Context, s shimStart) (*os.Process, *mon
 			sys.Cloneflags |= unix.CLONE_NEWNET
 		}
 	}
+	args := []string{ShimCommand, r.Store.Root(), s.sandbox}
+	if s.container != "" {
+		args = append(args, s.container)
+	}
 	defer trace.Begin(ctx, trace.Spawn, "start the shim").End()
 	conn, proc, err := r.spawnConnected(spawnOptions{
-		args: []string{ShimCommand, r.Store.Root(), s.sandbox}, netns: s.netns, sys: sys,
+		args: args, netns: s.netns, sys: sys,
 		files: []*os.File{s.stdio[0], s.stdio[1], s.stdio[2], nil},
 	})
 	if err != nil {
@@ -192,7 +200,7 @@ func (r *Runtime) beginShim(ctx context.Context, p *plan) *begunShim {
 			return
 		}
 		s.proc, s.conn, s.err = r.startShim(ctx, shimStart{
-			sandbox: p.sandbox, stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true,
+			sandbox: p.sandbox, container: p.ID, stdio: shimStdio(p.ConsoleSocket, p.Stdin, p.Stdout, p.Stderr), netns: p.netns, ownPidNS: true,
 		})
 	}()
 	return s
@@ -202,6 +210,11 @@ func (r *Runtime) beginShim(ctx context.Context, p *plan) *begunShim {
 func (s *begunShim) wait() (*os.Process, *monitor.Conn, error) {
 	<-s.started
 	return s.proc, s.conn, s.err
+}
+
+// shimPatience is how long a shim of a create that is given up has to end by itself.
+func (r *Runtime) shimPatience() time.Duration {
+	return min(r.Config.Runtime.KillTimeout.Std(), r.Config.Runtime.TeardownTimeout.Std()/2)
 }
 
 // endShim ends the shim of a create that is given up, the claim first: the monitor
@@ -216,11 +229,36 @@ func (r *Runtime) endShim(ctx context.Context, p *plan, s *begunShim) error {
 	}
 	conn.Close()
 	p.closeClaim()
-	patience := min(r.Config.Runtime.KillTimeout.Std(), r.Config.Runtime.TeardownTimeout.Std()/2)
+	patience := r.shimPatience()
 	if p.unheard {
 		patience = 0
 	}
 	return endChild(ctx, proc, patience)
+}
+
+// endStray sees to the end of the shim of a create that was killed before it had
+// recorded one, and put it into the container's cgroup. Such a shim ends by itself,
+// since nobody is left to brief it, but not at once; what takes longer than a KILL may
+// take is killed.
+func (r *Runtime) endStray(ctx context.Context, rec *state.Container) error {
+	if rec.Shim.Pid != 0 {
+		return nil
+	}
+	all, err := readProcesses()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range all {
+		if root, _ := rootAndID(p.argv); p.is(ShimCommand) && root == r.Store.Root() && slices.Equal(p.argv[4:], []string{rec.ID}) && p.sees(root) {
+			wait, cancel := context.WithTimeout(ctx, r.shimPatience())
+			if p.Wait(wait) != nil {
+				errs = append(errs, p.Kill(ctx))
+			}
+			cancel()
+		}
+	}
+	return errors.Join(errs...)
 }
 
 type spawnOptions struct {

@@ -129,6 +129,7 @@ const (
 	SpareReady    Name = "spare.ready"
 	SpareServe    Name = "spare.serve"
 
+	ShimAwait       Name = "shim.await"
 	ShimBegin       Name = "shim.begin"
 	ShimLoopback    Name = "shim.loopback"
 	ShimSocket      Name = "shim.socket"
@@ -261,6 +262,7 @@ var Points = []Point{
 	{MonitorExit, Monitor, Kill, "word of the exit code to the shim"},
 	{MonitorEnd, Monitor, Kill, "the monitor's end"},
 
+	{ShimAwait, Shim, Create, "what the shim is told"},
 	{ShimBegin, Shim, Create, "all that the shim does"},
 	{ShimLoopback, Shim, Create, "the loopback interface of a fresh network namespace"},
 	{ShimSocket, Shim, Create, "the file server's socket"},

@@ -181,3 +181,32 @@ func TestRaces(t *testing.T) {
 		c.Delete()
 	})
 }
+
+// TestStrayShim kills a create that has started its shim and told it nothing yet, and
+// nobody else of it. The shim is gone when the container is.
+func TestStrayShim(t *testing.T) {
+	w := newWorld(t)
+	w.NeedVM()
+	b, id := w.Bundle(testenv.Args("sleep", "1000")), w.ID()
+	armed := w.armed("create.brief-monitor=sleep:1m", "shim.await=sleep:1m")
+	res := armed.Call(testenv.Command{
+		Args: []string{"create", "--bundle", b.Dir, id}, Null: true,
+		Started: func(pid int) {
+			testenv.Eventually(t, limit, func() error {
+				if !w.passed("create.brief-monitor") || !w.passed("shim.await") {
+					return fmt.Errorf("create and shim have not come so far")
+				}
+				return nil
+			})
+			w.Signal(pid, unix.SIGKILL)
+		},
+	})
+	if res.Code != 137 || len(victims("shim")) != 1 {
+		t.Fatalf("%s; the shims %v", res, victims("shim"))
+	}
+	w.OK("delete", "--force", id)
+	if left := victims("shim"); len(left) != 0 {
+		t.Errorf("left after delete --force: the shim %v", left)
+	}
+	w.isEmpty()
+}

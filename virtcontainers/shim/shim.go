@@ -111,6 +111,9 @@ func serve(main mainThread) int {
 		return 1
 	}
 	signals := catchSignals()
+	if failpoint.Here(failpoint.ShimAwait) != nil {
+		return 1
+	}
 	var cfg Config
 	console, err := parent.Receive(&cfg)
 	if err != nil {
