@@ -74,7 +74,9 @@ func KeyOf(cfg *config.Config, exe string) (Key, error) {
 func surroundings() ([]string, error) {
 	var around []string
 	for _, ns := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
-		at, err := os.Readlink("/proc/self/ns/" + ns)
+		// Those of this thread: the main one, whose /proc/self has, may be the one that
+		// has entered a container's network namespace to start its shim there.
+		at, err := os.Readlink("/proc/thread-self/ns/" + ns)
 		if err != nil {
 			return nil, err
 		}
