@@ -84,6 +84,10 @@ func TestPageCacheBounded(t *testing.T) {
 	}
 	c := e.CreateFrom(b, nil)
 	c.Start()
+	// What is read ahead of a share (agent/guest, Shares.Mount). The rootfs is a mount in it, which has no number of its own there.
+	if got := e.OK("exec", c.ID, "sh", "-c", `cat /sys/class/bdi/*/read_ahead_kb`).Stdout; strings.Count("\n"+got, "\n512\n") != 1 {
+		t.Errorf("what the guest reads ahead of its file systems, in KiB, is %q: one share with 512 was expected", got)
+	}
 	vm := e.SandboxPids(c.ID).VM
 	before := guestMemory(t, vm)
 	if err := os.WriteFile(filepath.Join(b.Rootfs, "go"), nil, 0o644); err != nil {
