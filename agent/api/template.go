@@ -9,3 +9,7 @@ const TemplateArg = "vc.template"
 // VsockArg on the kernel's command line tells the agent of a template that the
 // machine has a vsock device, which the host will want to use in its clones.
 const VsockArg = "vc.vsock"
+
+// EmulatedArg on the kernel's command line tells the agent that its processor is
+// emulated: a wake-up costs so much there that fewer are worth some of them late.
+const EmulatedArg = "vc.emulated"

@@ -15,9 +15,12 @@ import (
 
 // IsTemplate reports whether the host is going to save this machine once it
 // has said hello (api.TemplateArg).
-func IsTemplate() bool {
+func IsTemplate() bool { return told(api.TemplateArg) }
+
+// told reports whether the host has put arg on the kernel's command line.
+func told(arg string) bool {
 	b, err := os.ReadFile("/proc/cmdline")
-	return err == nil && slices.Contains(strings.Fields(string(b)), api.TemplateArg)
+	return err == nil && slices.Contains(strings.Fields(string(b)), arg)
 }
 
 // What ClearFreeMemory leaves alone, for the kernel, and takes at most: a host

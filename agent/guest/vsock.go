@@ -6,8 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
@@ -35,10 +33,7 @@ type Vsock struct {
 
 // HasVsock reports whether the host has given this machine a vsock device that
 // it would like to use (api.VsockArg).
-func HasVsock() bool {
-	b, err := os.ReadFile("/proc/cmdline")
-	return err == nil && slices.Contains(strings.Fields(string(b)), api.VsockArg)
-}
+func HasVsock() bool { return told(api.VsockArg) }
 
 // Prepare does what takes a moment of Listen, and what a machine that is saved
 // as a template need not leave to its clones. From then on nobody can make a

@@ -65,6 +65,11 @@ func run(ctx context.Context, logger *log.Logger) error {
 	if err != nil {
 		return err
 	}
+	if guest.IsEmulated() {
+		if err := guest.LetSysmonSleep(); err != nil {
+			logger.Printf("let the scheduler's monitor sleep: %v", err) // slower, no worse
+		}
+	}
 	span.End()
 	span = spans.Begin(ctx, "modules")
 	if err := modules.LoadBoot(); err != nil {

@@ -225,7 +225,7 @@ func kernelCommandLine(cfg hypervisor.Config, l Layout) string {
 		// one at a time (and puts them back when another is plugged): 35,000 TLB
 		// flushes of 36,000. Emulated in one thread they cost nothing; under KVM
 		// a kernel with one CPU is better off without them.
-		args = append(args, "mitigations=off", "noreplace-smp")
+		args = append(args, "mitigations=off", "noreplace-smp", api.EmulatedArg)
 		if l.TSC > 0 {
 			args = append(args, fmt.Sprintf("tsc_early_khz=%d", l.TSC))
 		}
