@@ -204,7 +204,7 @@ func readBlocks(path string, from int64) (map[string]int, error) {
 	if _, err := f.Seek(from, io.SeekStart); err != nil {
 		return nil, err
 	}
-	n := make(map[string]int)
+	n := map[string]int{"kernel": 0, "modules": 0, "programs": 0} // the trimmed kernel has no modules
 	first := false
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		address, _, isCode := strings.Cut(lines.Text(), ":")
