@@ -128,7 +128,7 @@ demo: ## the life of one container, with times (needs root)
 	$(MAKE) build guest
 	hack/demo
 
-bench: ## the tables of docs/benchmarks.md and the plots, beside runc, crun, runsc and others: some 40 minutes (needs root)
+bench: ## the tables of docs/benchmarks.md and the plots, beside runc, crun, runsc and others: some 50 minutes (needs root)
 	hack/deps build run test bench
 	$(MAKE) build guest debian
 	GUEST_IMAGE=$(abspath $(GUEST_IMAGE)) hack/bench-all
