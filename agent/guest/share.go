@@ -15,10 +15,10 @@ import (
 // shareModules is the module group that virtiofs needs.
 const shareModules = "virtiofs"
 
-// readAhead is how much of a share's file is read at once where it is mapped, or
-// read in order, in KiB. A program is mapped, and each request of the file server
-// costs a turn of the host's. A request carries 496 KiB at most: the queue's 128
-// entries but those of FUSE's headers. The kernel's default is 128.
+// readAhead is how much of a share's file is read at once where it is mapped, as
+// programs are, or read in order, in KiB: fewer requests of the file server, each
+// of which carries 496 KiB at most (the queue's 128 entries but those of FUSE's
+// headers). The kernel's default is 128.
 const readAhead = 512
 
 // Shares mounts the folders that the host shares.
@@ -41,7 +41,7 @@ func (s *Shares) Mount(ctx context.Context, tag, dir string) error {
 	for {
 		err := unix.Mount(tag, dir, "virtiofs", 0, "")
 		if err == nil {
-			return readAheadOf(dir, readAhead)
+			return setReadAhead(dir)
 		}
 		// virtio_fs_get_tree gives EINVAL for a tag it does not know.
 		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
@@ -53,15 +53,15 @@ func (s *Shares) Mount(ctx context.Context, tag, dir string) error {
 	}
 }
 
-// readAheadOf sets how much is read ahead in the file system mounted on dir, in KiB
+// setReadAhead has the guest read so much ahead of files in the share mounted on dir
 // (Documentation/ABI/testing/sysfs-class-bdi).
-func readAheadOf(dir string, kib int) error {
+func setReadAhead(dir string) error {
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
 		return fmt.Errorf("look at share %s: %w", dir, err)
 	}
 	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
-	return os.WriteFile(path, strconv.AppendInt(nil, int64(kib), 10), 0)
+	return os.WriteFile(path, []byte(strconv.Itoa(readAhead)), 0)
 }
 
 // Drain waits for an answer of the host's file server, which gives them in the

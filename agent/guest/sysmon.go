@@ -32,40 +32,28 @@ func LetSysmonSleep() error {
 
 // slackFile has a thread's timer slack, in nanoseconds (proc_pid_timerslack_ns(5)):
 // under the thread's number, which no listing of /proc shows.
-func slackFile(thread int) string { return fmt.Sprintf("/proc/%d/timerslack_ns", thread) }
+func slackFile(thread string) string { return "/proc/" + thread + "/timerslack_ns" }
 
 // sysmonThread is the one that the runtime has started first, before any
 // package's code runs (runtime.main).
-func sysmonThread() (int, error) {
-	threads, err := threads()
-	if err == nil && len(threads) < 2 {
-		err = fmt.Errorf("the runtime has no thread beside %v", threads)
+func sysmonThread() (string, error) {
+	all, err := threads()
+	if err == nil && len(all) < 2 {
+		err = fmt.Errorf("the runtime has no thread beside %v", all)
 	}
 	if err != nil {
-		return 0, err
+		return "", err
 	}
-	return threads[1], nil
+	return all[1], nil
 }
 
-// threads are this process's, the oldest first: the kernel lists them in the order
-// of their making (proc_task_readdir).
-func threads() ([]int, error) {
+// threads are the numbers of this process's, the oldest first: the kernel lists them
+// in the order of their making (proc_task_readdir), os.ReadDir would sort them.
+func threads() ([]string, error) {
 	dir, err := os.Open("/proc/self/task")
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	var ids []int
-	for _, name := range names {
-		id, err := strconv.Atoi(name)
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, nil
+	return dir.Readdirnames(-1)
 }

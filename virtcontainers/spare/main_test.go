@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 // one is that starts a shim there. A spare fits all the same.
 func TestKeyInNamespace(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("NOT RUN: needs root: a network namespace")
+		t.Skip("NOT RUN: needs root: it makes a network namespace")
 	}
 	cfg, exe := files(t)
 	before := key(t, cfg, exe)
